@@ -1,0 +1,123 @@
+"""The errors fusekit raises. One root, so that a caller can catch them all.
+
+A `Problem` is one thing that is wrong. Checks collect problems and raise them together.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where something stands in a file; line and column count from 1.
+
+    Line 0 stands for the whole of something that has no lines, such as `--set a.b=value`.
+    """
+
+    file: str
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with what a user declared.
+
+    Args:
+      path: the config path, such as `("fusion", "joint", "inputs", 0)`.
+      message: what is wrong, in one sentence without a full stop.
+      found: what stands there, as text.
+      expected: what would have been right, as text.
+      nearest: names that exist and resemble what was found.
+      position: where it stands, if it came from a file.
+    """
+
+    path: tuple[str | int, ...]
+    message: str
+    found: str = ""
+    expected: str = ""
+    nearest: tuple[str, ...] = ()
+    position: Position | None = None
+
+    def at(self, position: Position | None) -> "Problem":
+        return replace(self, position=position)
+
+    def under(self, *prefix: str | int) -> "Problem":
+        return replace(self, path=(*prefix, *self.path))
+
+    def __str__(self) -> str:
+        where = ".".join(str(step) for step in self.path)
+        head = f"{self.position}: " if self.position else ""
+        text = f"{head}{where}: {self.message}" if where else f"{head}{self.message}"
+        if self.found:
+            text += f"\n    found: {self.found}"
+        if self.expected:
+            text += f"\n    expected: {self.expected}"
+        if self.nearest:
+            text += f"\n    did you mean: {', '.join(self.nearest)}"
+        return text
+
+
+class FusekitError(Exception):
+    """Root of every error that fusekit raises on purpose."""
+
+
+class ProblemsError(FusekitError):
+    """Several problems at once."""
+
+    def __init__(self, problems: Iterable[Problem]):
+        self.problems: tuple[Problem, ...] = tuple(problems)
+        count = len(self.problems)
+        lines = [str(problem) for problem in self.problems]
+        super().__init__("\n".join([*lines, f"{count} problem{'s' if count != 1 else ''} found"]))
+
+
+class ConfigError(ProblemsError):
+    """A config, or an `Experiment` built in Python, does not say something possible."""
+
+
+class LayoutError(FusekitError):
+    """A mesh or sharding rule cannot be applied to this model."""
+
+
+class DataError(FusekitError):
+    """Data does not fit the modalities that were declared."""
+
+
+class CheckpointError(FusekitError):
+    """A checkpoint cannot be written, read or trusted."""
+
+
+class WiringError(FusekitError):
+    """Raised by a component's `infer` when its inputs do not fit.
+
+    Args:
+      message: what is wrong, in one sentence.
+      found: what came in.
+      expected: what would fit.
+      field: the field of the spec that is at fault, as a path within it.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        found: object = "",
+        expected: object = "",
+        field: tuple[str | int, ...] = (),
+        nearest: tuple[str, ...] = (),
+    ):
+        super().__init__(message)
+        self.problem = Problem(field, message, str(found), str(expected), nearest)
+
+
+def nearest(name: str, names: Iterable[str], count: int = 3) -> tuple[str, ...]:
+    """Names that resemble `name`, best first."""
+    known: Sequence[str] = sorted(set(names))
+    folded = {other.lower(): other for other in known}
+    close = get_close_matches(name.lower(), list(folded), n=count, cutoff=0.5)
+    return tuple(folded[match] for match in close)

@@ -1,0 +1,209 @@
+"""From wires to an order of events: who must run before whom, down to single layers.
+
+The program orders layers, not stacks: two stacks may read each other as long as no layer waits
+for itself. Events are found by demand, depth first, so that lockstep places come out in a
+repeating order, which the schedule can scan.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+
+from fusekit.component import HeadSpec, ModalitySpec, OperatorSpec, StackSpec
+from fusekit.config.reference import INPUT
+from fusekit.errors import Problem
+from fusekit.graph.node import Event, Key, Node, Read
+
+
+class Ordering:
+    """Finds the events that given values need."""
+
+    def __init__(self, nodes: dict[str, Node]):
+        self.nodes = nodes
+        self.at: dict[tuple[str, int], list[tuple[str, int, int]]] = {}
+        """(stack, layer) -> the (operator, place, position in the place) acting there, in order."""
+        for name, node in nodes.items():
+            for number, place in enumerate(node.places):
+                for position, where in enumerate(place.stacks):
+                    self.at.setdefault(where, []).append((name, number, position))
+        self._events: dict[Key, Event] = {}
+
+    def stream_after(self, stack: str, layer: int) -> Key:
+        """The running stream after a layer and every edit there."""
+        acting = self.at.get((stack, layer), ())
+        return self._after(stack, layer, len(acting))
+
+    def _after(self, stack: str, layer: int, edits: int) -> Key:
+        """The stream after the layer and the first `edits` operators have left."""
+        acting = self.at.get((stack, layer), ())
+        if edits == len(acting):
+            return Key("layer", stack, layer)
+        return Key("raw", stack, layer) if edits == 0 else Key("after", stack, layer, edits)
+
+    def _before(self, stack: str, layer: int, edits: int) -> Key:
+        """The stream entering a layer, as changed by the first `edits` operators there."""
+        if edits == 0:
+            return Key("layer", stack, layer - 1)
+        return Key("before", stack, layer, edits)
+
+    def event_of(self, key: Key) -> Event:
+        """The event that gives this value."""
+        if key not in self._events:
+            event = self._make(key)
+            for given in event.gives:
+                self._events[given] = event
+        return self._events[key]
+
+    def _make(self, key: Key) -> Event:
+        node = self.nodes[key.node]
+        match key.kind:
+            case "out" | "point":
+                return self._node_event(node, key)
+            case "layer" | "raw" | "after":
+                return self._stream_event(node, key)
+            case "before" | "edit":
+                operator, place, _ = self.at[(key.node, key.index)][key.sub - 1]
+                return self._enter(self.nodes[operator], place)
+            case "state" | "ports" | "mid":
+                if key.kind == "state" and key.index < 0:
+                    return self._begin(node)
+                if key.kind == "mid":
+                    return self._enter(node, key.index)
+                return self._leave(node, key.index)
+            case _:
+                raise KeyError(key)
+
+    def _node_event(self, node: Node, key: Key) -> Event:
+        spec = node.spec
+        if isinstance(spec, StackSpec):
+            last = Read(Key("layer", node.name, spec.layers() - 1))
+            return Event("end", node.name, 0, (("stream", last),), (Key("out", node.name),))
+        if isinstance(spec, ModalitySpec) and spec.of is None:
+            return Event("batch", node.name, 0, (), (key,))
+        if isinstance(spec, HeadSpec) and node.points:
+            read = node.wires["input"].reads[key.index]
+            return Event("call", node.name, key.index, (("input", read),), (key,))
+        return Event("call", node.name, 0, tuple(self._reads(node)), (key,))
+
+    def _reads(self, node: Node, place: int | None = None) -> Iterator[tuple[str, Read]]:
+        """The (role, read) pairs of a node; for an operator's place, taps are zipped."""
+        for role, wire in node.wires.items():
+            if place is not None and wire.many and len(wire.reads) == len(node.places):
+                yield role, wire.reads[max(place, 0)]
+            elif wire.many:
+                for read in wire.reads:
+                    yield read.text, read
+            else:
+                yield role, wire.reads[0]
+
+    def _stream_event(self, node: Node, key: Key) -> Event:
+        spec = node.spec
+        assert isinstance(spec, StackSpec)
+        acting = self.at.get((node.name, key.index), ())
+        if key.kind == "after" or (key.kind == "layer" and acting):
+            operator, place, _ = acting[(key.sub if key.kind == "after" else len(acting)) - 1]
+            return self._leave(self.nodes[operator], place)
+        if key.index == INPUT:
+            return Event("start", node.name, 0, tuple(self._reads(node)), (key,))
+        entering = Read(self._before(node.name, key.index, len(acting)))
+        edits = [
+            (f"edit{n}", Read(Key("edit", node.name, key.index, n + 1))) for n in range(len(acting))
+        ]
+        return Event("layer", node.name, key.index, (("stream", entering), *edits), (key,))
+
+    def _begin(self, node: Node) -> Event:
+        streams = [
+            (f"stream{n}", Read(Key("layer", stack, k - 1) if k > INPUT else Key("raw", stack, k)))
+            for n, (stack, k) in enumerate(node.places[0].stacks)
+        ]
+        reads = (*streams, *self._reads(node, 0))
+        return Event("begin", node.name, 0, reads, (Key("state", node.name, -1),))
+
+    def _position(self, node: Node, place: int, where: tuple[str, int]) -> int:
+        """How many operators act at this place before this one."""
+        found = [
+            n for n, (name, p, _) in enumerate(self.at[where]) if (name, p) == (node.name, place)
+        ]
+        return found[0]
+
+    def _enter(self, node: Node, place: int) -> Event:
+        reads: list[tuple[str, Read]] = []
+        gives: list[Key] = []
+        for number, (stack, layer) in enumerate(node.places[place].stacks):
+            order = self._position(node, place, (stack, layer))
+            reads.append((f"stream{number}", Read(self._before(stack, layer, order))))
+            gives.append(Key("edit", stack, layer, order + 1))
+            gives.append(Key("before", stack, layer, order + 1))
+        reads.append(("state", Read(Key("state", node.name, place - 1))))
+        reads.extend(self._reads(node, place))
+        gives.append(Key("mid", node.name, place))
+        return Event("enter", node.name, place, tuple(reads), tuple(gives))
+
+    def _leave(self, node: Node, place: int) -> Event:
+        reads: list[tuple[str, Read]] = []
+        gives: list[Key] = []
+        at_input = node.places[place].stacks[0][1] == INPUT
+        for number, (stack, layer) in enumerate(node.places[place].stacks):
+            order = self._position(node, place, (stack, layer))
+            reads.append((f"stream{number}", Read(self._after(stack, layer, order))))
+            if not at_input:
+                reads.append((f"raw{number}", Read(Key("raw", stack, layer))))
+            gives.append(self._after(stack, layer, order + 1))
+        before = Key("state", node.name, -1) if at_input else Key("mid", node.name, place)
+        reads.append(("state", Read(before)))
+        reads.extend(self._reads(node, place))
+        gives.append(Key("state", node.name, place))
+        gives.append(Key("ports", node.name, place))
+        return Event("leave", node.name, place, tuple(reads), tuple(gives))
+
+
+def order(
+    ordering: Ordering, wanted: Iterable[Key], on_cycle: Callable[[Problem], None]
+) -> tuple[Event, ...]:
+    """The events that `wanted` needs, each after what it reads. A cycle is reported."""
+    done: dict[Event, None] = {}
+    open_: list[tuple[Event, Iterator[Key]]] = []
+    waiting: dict[Event, None] = {}
+
+    def enter(event: Event) -> None:
+        waiting[event] = None
+        open_.append((event, iter([read.key for _, read in event.reads])))
+
+    for key in wanted:
+        event = ordering.event_of(key)
+        if event not in done:
+            enter(event)
+        while open_:
+            event, keys = open_[-1]
+            for needed in keys:
+                other = ordering.event_of(needed)
+                if other in done:
+                    continue
+                if other in waiting:
+                    on_cycle(_cycle(ordering, [e for e, _ in open_], other))
+                    return tuple(done)
+                enter(other)
+                break
+            else:
+                open_.pop()
+                del waiting[event]
+                done[event] = None
+    return tuple(done)
+
+
+def _cycle(ordering: Ordering, trail: list[Event], back_to: Event) -> Problem:
+    loop = [*trail[trail.index(back_to) :], back_to]
+    names = [f"{e.node}@{e.index}" if e.kind == "layer" else e.node for e in loop]
+    short = [name for n, name in enumerate(names) if n == 0 or name != names[n - 1]]
+    node = ordering.nodes[back_to.node]
+    return Problem(
+        node.path,
+        "a layer would wait for itself" if any("@" in n for n in short) else "this reads itself",
+        found=" <- ".join(short),
+        expected="an order in which each layer reads only what was computed before it",
+    )
+
+
+def operator_of(nodes: dict[str, Node], event: Event) -> OperatorSpec:
+    """The spec behind an operator's event."""
+    spec = nodes[event.node].spec
+    assert isinstance(spec, OperatorSpec)
+    return spec

@@ -1,0 +1,213 @@
+"""Units: the modules of a graph and where their parameters live.
+
+A unit is a node's own module (`image`), one of its layers (`image.layers.3`) or a loss
+(`losses.align`). Its canonical path depends on nothing but the declaration. The program may hold
+the parameters of several layers stacked in one group; `Packing` translates.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array
+
+from fusekit.component import OperatorSpec, StackSpec
+from fusekit.context import name_hash
+from fusekit.graph.graph import Graph
+from fusekit.graph.infer import split_inputs
+from fusekit.graph.node import Node
+
+Tree = dict[Any, Any]
+
+
+@dataclass(frozen=True, order=True)
+class UnitId:
+    """A node, or one of its layers (`layer` counts from 0; -1 for the node's own module)."""
+
+    node: str
+    layer: int = -1
+
+    @property
+    def path(self) -> str:
+        """The canonical path, a prefix of those of its parameters."""
+        return self.node if self.layer < 0 else f"{self.node}.layers.{self.layer}"
+
+    def key(self, base: Array) -> Array:
+        """The random key that initialises it: of the path alone."""
+        return jax.random.fold_in(jax.random.fold_in(base, name_hash(self.node)), self.layer + 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Template:
+    """What units of one structure share: how to build them, and the shapes of their state."""
+
+    build: Callable[[nnx.Rngs], nnx.Module]
+    graphdef: Any
+    params: Tree
+    variables: Tree
+    axes: dict[tuple[Any, ...], tuple[str | None, ...]]
+    """Logical axis names by path within the unit, of parameters and variables."""
+
+    @staticmethod
+    def of(build: Callable[[nnx.Rngs], nnx.Module]) -> "Template":
+        """Builds the module abstractly: no weight is allocated."""
+        seen: dict[str, Any] = {}
+
+        def split(key: Array) -> tuple[Tree, Tree]:
+            graphdef, params, variables = nnx.split(build(nnx.Rngs(key)), nnx.Param, ...)
+            seen["graphdef"] = graphdef
+            seen["axes"] = {
+                path: tuple(leaf.get_metadata().get("axes", (None,) * len(leaf.shape)))
+                for state in (params, variables)
+                for path, leaf in nnx.to_flat_state(state)
+            }
+            return nnx.to_pure_dict(params), nnx.to_pure_dict(variables)
+
+        params, variables = jax.eval_shape(split, jax.random.key(0))
+        return Template(build, seen["graphdef"], params, variables, seen["axes"])
+
+    def init(self, key: Array) -> tuple[Tree, Tree]:
+        """Initial parameters and variables."""
+        _, params, variables = nnx.split(self.build(nnx.Rngs(key)), nnx.Param, ...)
+        return nnx.to_pure_dict(params), nnx.to_pure_dict(variables)
+
+    def merge(self, params: Tree, variables: Tree) -> nnx.Module:
+        return nnx.merge(self.graphdef, nnx.State(params), nnx.State(variables))
+
+
+def variables_of(module: nnx.Module) -> Tree:
+    """A module's variables that are not parameters, as they stand."""
+    return nnx.to_pure_dict(nnx.state(module, nnx.Not(nnx.Param)))
+
+
+def templates(graph: Graph) -> dict[UnitId, Template]:
+    """The template of every unit of the graph. Layers of uniform nodes share one."""
+    found: dict[UnitId, Template] = {}
+    for name, node in graph.nodes.items():
+        spec = node.spec
+        if isinstance(spec, StackSpec):
+            inputs = graph.inputs_of["start", name, 0]
+            found[UnitId(name)] = Template.of(lambda rngs, s=spec, i=inputs: s.build(i, rngs=rngs))
+            _layers(found, node, range(spec.layers()), _stack_layer(graph, node))
+        elif isinstance(spec, OperatorSpec) and node.places:
+            inputs = graph.inputs_of[_operator_inputs(graph, node)]
+            streams, reads = split_inputs(inputs)
+            found[UnitId(name)] = Template.of(
+                lambda rngs, s=spec, i=streams, r=reads: s.build_operator(i, r, rngs=rngs)
+            )
+            _layers(found, node, range(len(node.places)), _operator_layer(graph, node))
+        elif ("call", name, 0) in graph.inputs_of:
+            inputs = graph.inputs_of["call", name, 0]
+            found[UnitId(name)] = Template.of(lambda rngs, s=spec, i=inputs: s.build(i, rngs=rngs))
+    for name, loss in graph.losses.items():
+        inputs = graph.inputs_of["loss", name, 0]
+        found[UnitId(f"losses.{name}")] = Template.of(
+            lambda rngs, s=loss.spec, i=inputs: s.build(i, rngs=rngs)  # pyright: ignore
+        )
+    return found
+
+
+Build = Callable[[int, nnx.Rngs], nnx.Module | None]
+
+
+def _stack_layer(graph: Graph, node: Node) -> Build:
+    spec = node.spec
+    assert isinstance(spec, StackSpec)
+
+    def build(index: int, rngs: nnx.Rngs) -> nnx.Module:
+        stream = graph.inputs_of["layer", node.name, index]["stream"]
+        return spec.build_layer(index, stream, rngs=rngs)
+
+    return build
+
+
+def _operator_inputs(graph: Graph, node: Node, place: int = 0) -> tuple[str, str, int]:
+    entering = ("enter", node.name, place)
+    return entering if entering in graph.inputs_of else ("leave", node.name, place)
+
+
+def _operator_layer(graph: Graph, node: Node) -> Build:
+    spec = node.spec
+    assert isinstance(spec, OperatorSpec)
+
+    def build(index: int, rngs: nnx.Rngs) -> nnx.Module | None:
+        if spec.share:
+            return None
+        streams, reads = split_inputs(graph.inputs_of[_operator_inputs(graph, node, index)])
+        return spec.build_layer(index, streams, reads, rngs=rngs)
+
+    return build
+
+
+def _layers(
+    found: dict[UnitId, Template], node: Node, indices: Iterable[int], build: Build
+) -> None:
+    """Adds a node's layers: one template for all if first and last are alike."""
+    every = list(indices)
+    spec = node.spec
+
+    def template(index: int) -> Template | None:
+        made: list[bool] = []
+
+        def one(rngs: nnx.Rngs) -> nnx.Module:
+            module = build(index, rngs)
+            made.append(module is not None)
+            return module if module is not None else nnx.Module()
+
+        result = Template.of(one)
+        return result if made[0] else None
+
+    first = template(every[0])
+    if first is None:
+        return
+    last = template(every[-1]) if len(every) > 1 else first
+    uniform = getattr(spec, "uniform", True) and last is not None and alike(first, last)
+    for index in every:
+        found[UnitId(node.name, index)] = (
+            first if uniform or index == every[0] else (template(index) or first)
+        )
+
+
+def alike(one: Template, other: Template) -> bool:
+    """Whether two templates have the same structure and settings."""
+    if one is other:
+        return True
+    same_settings = one.graphdef == other.graphdef
+    return same_settings and (one.params, one.variables) == (other.params, other.variables)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Units held together: one, or several layers stacked on a leading axis `layers`."""
+
+    units: tuple[UnitId, ...]
+    template: Template
+    stacked: bool
+
+    @property
+    def name(self) -> str:
+        """Such as `image.layers.3`, or `image.layers.3:12:1` where stacked."""
+        if not self.stacked:
+            return self.units[0].path
+        first, last = self.units[0].layer, self.units[-1].layer
+        step = self.units[1].layer - first if len(self.units) > 1 else 1
+        return f"{self.units[0].node}.layers.{first}:{last + 1}:{step}"
+
+    def init(self, base: Array) -> tuple[Tree, Tree]:
+        """Initial state, each unit from its own key."""
+        if not self.stacked:
+            return self.template.init(self.units[0].key(base))
+        keys = jnp.stack([unit.key(base) for unit in self.units])
+        return jax.vmap(self.template.init)(keys)
+
+    def abstract(self) -> tuple[Tree, Tree]:
+        """Shapes of the state."""
+
+        def one(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+            shape = (len(self.units), *leaf.shape) if self.stacked else leaf.shape
+            return jax.ShapeDtypeStruct(shape, leaf.dtype)
+
+        return jax.tree.map(one, (self.template.params, self.template.variables))

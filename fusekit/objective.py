@@ -1,0 +1,85 @@
+"""What is optimised: the losses of a graph on the values of one walk."""
+
+from collections.abc import Iterator, Mapping
+from functools import reduce
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from fusekit.context import Context
+from fusekit.graph.node import Objective, Read
+from fusekit.graph.select import select_stream
+from fusekit.graph.units import UnitId
+from fusekit.layered import LayerOutput
+from fusekit.model import FusionModel, State, Values
+from fusekit.stream import Stream
+
+Sums = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]
+"""By loss: the sum of its rows and the sum of their weights."""
+
+
+def read(values: Values, wanted: Read) -> Stream:
+    """A value with its ports applied."""
+    value = values[wanted.key]
+    return select_stream(value.stream if isinstance(value, LayerOutput) else value, wanted.ports)
+
+
+def readings(objective: Objective, values: Values) -> Iterator[dict[str, Stream]]:
+    """The streams of an objective by role: once, or once a point where it names several."""
+    points = max((len(w.reads) for w in objective.wires.values() if w.many), default=1)
+    for point in range(points):
+        yield {
+            role: read(values, wire.reads[min(point, len(wire.reads) - 1)])
+            for role, wire in objective.wires.items()
+        }
+
+
+def rows_of(streams: Mapping[str, Stream], valid: Bool[Array, "b"]) -> Bool[Array, "b"]:
+    """The rows in which everything that is read is present."""
+    presences = [s.presence for s in streams.values() if s.presence is not None]
+    return reduce(jnp.logical_and, presences, valid)
+
+
+def ratio(total: Float[Array, ""], weight: Float[Array, ""]) -> Float[Array, ""]:
+    """total / weight; zero, with zero gradient, where no row counts."""
+    counts = weight > 0
+    return jnp.where(counts, total, 0.0) / jnp.where(counts, weight, 1.0)
+
+
+def sums(
+    model: FusionModel,
+    values: Values,
+    params: State,
+    variables: State,
+    valid: Bool[Array, "b"],
+    context: Context,
+) -> tuple[Sums, State]:
+    """Every loss over the batch; several points of one loss count as so many rows."""
+    found: Sums = {}
+    for name, objective in model.graph.losses.items():
+        total = weight = jnp.zeros((), jnp.float32)
+        unit = UnitId(f"losses.{name}")
+        for streams in readings(objective, values):
+            module = model.loss_module(name, params, variables, context)
+            rows = rows_of(streams, valid)
+            value = module(streams, rows=rows, context=context.at(unit.path))
+            total = total + jnp.sum(value.total.astype(_wide(value.total)))
+            weight = weight + jnp.sum(value.weight.astype(_wide(value.weight)))
+            variables = model.after(unit, module, variables)
+        found[name] = (total, weight)
+    return found, variables
+
+
+def _wide(array: Array) -> Any:
+    return jnp.promote_types(array.dtype, jnp.float32)
+
+
+def total_loss(model: FusionModel, found: Sums) -> Float[Array, ""]:
+    """The weighted sum of the losses."""
+    parts = [
+        objective.spec.weight * ratio(*found[name])
+        for name, objective in model.graph.losses.items()
+        if hasattr(objective.spec, "weight")
+    ]
+    return reduce(jnp.add, parts, jnp.zeros(()))

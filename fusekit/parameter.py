@@ -1,0 +1,33 @@
+"""How modules make parameters: a value, an initialiser, and logical axis names.
+
+Axis names are what `Layout` maps to mesh axes: `embed`, `mlp`, `heads`, `head_dim`, `expert`,
+`vocab`, `rank`, `features`, ... ; `None` for an axis that is never sharded.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+
+Initializer = Callable[..., Any]
+Axes = tuple[str | None, ...]
+
+
+def parameter(
+    rngs: nnx.Rngs, init: Initializer, shape: tuple[int, ...], axes: Axes, dtype: Any = jnp.float32
+) -> nnx.Param:
+    """A parameter with logical axes, one name (or None) an array axis."""
+    if len(axes) != len(shape):
+        raise ValueError(f"{len(shape)} sizes but {len(axes)} axis names: {shape}, {axes}")
+    return nnx.Param(init(rngs.params(), shape, dtype), axes=axes)
+
+
+class Statistic(nnx.Variable):
+    """A variable that is no parameter and that training updates: batch statistics, queues,
+    codebooks, averages. Give it `axes=` like a parameter."""
+
+
+def statistic(value: Any, axes: Axes) -> Statistic:
+    """A non-parameter variable with logical axes."""
+    return Statistic(jnp.asarray(value), axes=axes)

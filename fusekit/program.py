@@ -1,0 +1,395 @@
+"""Programs: a graph compiled for a layout. `init`, `step`, `evaluate`, `predict`.
+
+    program = fusekit.compile(experiment)
+    state = program.init(seed=0)
+    state, metrics = program.step(state, batch)
+
+A program compiles once per batch shape, whatever the presence pattern. The state that goes into
+`step` is donated: use the one that comes out.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array
+
+from fusekit.context import Collector, Context, Mode
+from fusekit.errors import DataError, nearest
+from fusekit.graph.graph import Graph
+from fusekit.graph.node import Key
+from fusekit.graph.packing import names_of, pack, step_name, unpack
+from fusekit.layout import Layout
+from fusekit.model import FusionModel, State
+from fusekit.objective import ratio, read, readings, rows_of, sums, total_loss
+from fusekit.stream import Signature, Stream
+from fusekit.train.optimizer import FROZEN, decays, labeller, transformation
+from fusekit.train.state import TrainState
+
+Batch = Mapping[str, Any]
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
+SCAN_FROM = 16
+"""`layers: auto` scans runs of at least so many repeats."""
+
+
+@dataclass(frozen=True)
+class Replicas:
+    """States of several seeds that run one after another (`replicas: loop`)."""
+
+    states: tuple[TrainState, ...]
+
+
+class Program:
+    """A compiled experiment.
+
+    Args:
+      graph: the resolved experiment.
+      layout: where it runs; default: one device.
+      steps: how many steps the learning-rate schedule spans.
+      replicas: how many seeds run side by side in one state.
+      mode: how replicas run: `vmap` (one program), `loop` (one compiled step, one after another),
+        or `auto`: loop on CPU, vmap elsewhere.
+      layers: `scan`, `unroll` or `auto`, in place of the experiment's own choice.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        *,
+        layout: Layout | None = None,
+        steps: int = 1000,
+        replicas: int = 1,
+        mode: Literal["auto", "vmap", "loop"] | None = None,
+        layers: Literal["auto", "scan", "unroll"] | None = None,
+    ):
+        experiment = graph.experiment
+        self.graph = graph
+        self.steps = steps
+        self.replicas = replicas
+        self.layout = layout or Layout.of(devices=jax.devices()[:1])
+        self.train = experiment.train
+        self.dtype = DTYPES[self.train.compute]
+        choice = layers or experiment.mesh.layers
+        self.label = labeller(self.train)
+        self.model = FusionModel(
+            graph,
+            scan={"unroll": 0, "auto": SCAN_FROM, "scan": 2}[choice],
+            apart=self.label,
+        )
+        mode = mode or experiment.mesh.replicas
+        on_cpu = self.layout.mesh.devices.flat[0].platform == "cpu"
+        self.vmapped = replicas > 1 and (mode == "vmap" or (mode == "auto" and not on_cpu))
+
+    # -- state ---------------------------------------------------------------------------------
+
+    @cached_property
+    def abstract(self) -> TrainState:
+        """Shapes of one replica's state."""
+        return jax.eval_shape(self._init, jax.random.key(0))
+
+    @cached_property
+    def shardings(self) -> TrainState:
+        """Where each leaf of one replica's state lives, optimiser moments included."""
+        params = self._places(self.abstract.params)
+        variables = self._places(self.abstract.variables)
+        by_suffix = {
+            tuple(step_name(s) for s in path): (leaf, sharding)
+            for (path, leaf), sharding in zip(
+                jax.tree_util.tree_leaves_with_path(self.abstract.params),
+                jax.tree.leaves(params),
+                strict=True,
+            )
+        }
+
+        def moment(path: Any, leaf: Any) -> Any:
+            steps = tuple(step_name(s) for s in path)
+            for start in range(len(steps)):
+                found = by_suffix.get(steps[start:])
+                if found is not None and found[0].shape == leaf.shape:
+                    return found[1]
+            return self.layout.replicated()
+
+        whole = self.layout.replicated()
+        return TrainState(
+            step=whole,
+            params=params,
+            variables=variables,
+            optimizer=jax.tree_util.tree_map_with_path(moment, self.abstract.optimizer),
+            key=whole,
+        )
+
+    def _places(self, tree: State) -> Any:
+        def place(path: Any, leaf: Any) -> Any:
+            group = self.model.groups[step_name(path[0])]
+            keys = tuple(getattr(s, "key", getattr(s, "idx", None)) for s in path[1:])
+            axes = group.template.axes[keys]
+            return self.layout.of_param(leaf.shape, ("layers", *axes) if group.stacked else axes)
+
+        return jax.tree_util.tree_map_with_path(place, tree)
+
+    @cached_property
+    def labels(self) -> Any:
+        """The optimiser group of each parameter leaf; `/vector` marks what is not decayed."""
+
+        def one(path: Any, leaf: Any) -> str:
+            name, index = names_of(path, self.model.groups)[0]
+            label = self.label(name)
+            ndim = leaf.ndim - (index is not None)
+            return label if decays(ndim) or label == FROZEN else f"{label}/vector"
+
+        return jax.tree_util.tree_map_with_path(one, self.model.abstract()[0])
+
+    @cached_property
+    def optimizer(self) -> optax.GradientTransformation:
+        return transformation(self.train, self.steps, self._trainable(self.labels))
+
+    def _trainable(self, tree: Any) -> Any:
+        """The same tree with `None` in place of frozen leaves."""
+        return jax.tree.map(
+            lambda label, leaf: None if label == FROZEN else leaf, self.labels, tree
+        )
+
+    def _init(self, key: Array) -> TrainState:
+        init_key, run_key = jax.random.split(key)
+        params, variables = self.model.init(init_key)
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            variables=variables,
+            optimizer=self.optimizer.init(self._trainable(params)),
+            key=run_key,
+        )
+
+    def init(self, seed: int | None = None) -> Any:
+        """A fresh state, sharded; with replicas, seeds `seed, seed + 1, ...`."""
+        first = self.train.seed if seed is None else seed
+        keys = [jax.random.key(first + i) for i in range(self.replicas)]
+        if self.replicas == 1:
+            return self._compiled_init(keys[0])
+        if self.vmapped:
+            return self._compiled_init(jnp.stack(keys))
+        return Replicas(tuple(self._compiled_init(key) for key in keys))
+
+    @cached_property
+    def _compiled_init(self) -> Callable[..., TrainState]:
+        if self.vmapped:
+            return jax.jit(jax.vmap(self._init))
+        return jax.jit(self._init, out_shardings=self.shardings)
+
+    def replica(self, state: Any, index: int) -> TrainState:
+        """One replica's state, as if it had been trained alone."""
+        if isinstance(state, Replicas):
+            return state.states[index]
+        return jax.tree.map(lambda leaf: leaf[index], state) if self.vmapped else state
+
+    def parameters(self, state: TrainState) -> dict[str, Array]:
+        """Parameters by canonical path."""
+        return unpack(state.params, self.model.groups)
+
+    def flat(self, state: TrainState) -> dict[str, Any]:
+        """The whole state by canonical path; the random key as its integer data."""
+        return unpack(state.with_(key=jax.random.key_data(state.key)), self.model.groups)
+
+    def restored(self, flat: Mapping[str, Any]) -> TrainState:
+        """The state whose `flat` form this is. Raises `KeyError` for what is missing."""
+        like = self.abstract.with_(key=jax.random.key_data(jax.random.key(0)))
+        packed = pack(flat, like, self.model.groups)
+        state = packed.with_(key=jax.random.wrap_key_data(packed.key))
+        return jax.device_put(state, self.shardings)
+
+    # -- running -------------------------------------------------------------------------------
+
+    def batch(self, batch: Batch, *, wanted: list[Key] | None = None) -> dict[str, Stream]:
+        """A batch in the one form that is compiled for: arrays become streams, and masks and
+        presences stand exactly where they are declared.
+
+        Raises `DataError` for entries that are missing or of the wrong shape.
+        """
+        found: dict[str, Stream] = {}
+        problems: list[str] = []
+        for name in self.model.entries(wanted):
+            signature = self.graph.signatures[Key("out", f"batch.{name}")]
+            assert isinstance(signature, Signature)
+            if name not in batch:
+                close = nearest(name, batch) or tuple(batch)
+                problems.append(f"the batch has no {name} ({', '.join(close)})")
+                continue
+            given = batch[name]
+            stream = given if isinstance(given, Stream) else Stream(given)
+            problem = _misfit(name, stream, signature)
+            if problem:
+                problems.append(problem)
+                continue
+            size = np.shape(stream.values)[0]
+            mask = presence = None
+            if signature.padded:
+                shape = np.shape(stream.values)[:2]
+                mask = np.ones(shape, bool) if stream.mask is None else stream.mask
+            if signature.optional:
+                presence = np.ones(size, bool) if stream.presence is None else stream.presence
+            found[name] = Stream(stream.values, mask, presence)
+        if problems:
+            raise DataError("; ".join(problems))
+        size = next(iter(found.values())).batch if found else 0
+        valid = batch.get("valid")
+        valid = valid.values if isinstance(valid, Stream) else valid
+        found["valid"] = Stream(np.ones(size, bool) if valid is None else valid)
+        if self.layout.size > 1:
+            return jax.device_put(found, jax.tree.map(self.layout.batch, found))
+        return found
+
+    def _context(
+        self, mode: Mode, key: Array | None, collector: Collector | None = None
+    ) -> Context:
+        layout = self.layout if self.layout.size > 1 else None
+        return Context(
+            mode=mode,
+            key=key,
+            dtype=self.dtype,
+            collector=collector or Collector(),
+            layout=layout,
+        )
+
+    def loss(
+        self, params: State, variables: State, batch: Mapping[str, Stream], context: Context
+    ) -> tuple[Array, tuple[State, dict[str, Array]]]:
+        """The objective on a batch; with the variables afterwards and each loss by name."""
+        values, variables = self.model.apply(params, variables, batch, context=context)
+        valid = jnp.asarray(batch["valid"].values)
+        found, variables = sums(self.model, values, params, variables, valid, context)
+        each = {name: ratio(*pair) for name, pair in found.items()}
+        return total_loss(self.model, found), (variables, each)
+
+    def _step(
+        self, state: TrainState, batch: Mapping[str, Stream]
+    ) -> tuple[TrainState, dict[str, Array]]:
+        context = self._context("train", jax.random.fold_in(state.key, state.step))
+        trained = self._trainable(state.params)
+
+        def objective(trained: Any) -> tuple[Array, tuple[State, dict[str, Array]]]:
+            params = jax.tree.map(
+                lambda label, old, new: old if label == FROZEN else new,
+                self.labels,
+                state.params,
+                trained,
+                is_leaf=lambda leaf: leaf is None,
+            )
+            return self.loss(params, state.variables, batch, context)
+
+        (loss, (variables, each)), grads = jax.value_and_grad(objective, has_aux=True)(trained)
+        updates, optimizer = self.optimizer.update(grads, state.optimizer, trained)
+        trained = optax.apply_updates(trained, updates)
+        params = jax.tree.map(
+            lambda label, old, new: old if label == FROZEN else new,
+            self.labels,
+            state.params,
+            trained,
+            is_leaf=lambda leaf: leaf is None,
+        )
+        metrics = {
+            "loss": loss,
+            **{f"losses.{name}": value for name, value in each.items()},
+            "gradient_norm": optax.tree.norm(grads),
+        }
+        return (
+            state.with_(
+                step=state.step + 1, params=params, variables=variables, optimizer=optimizer
+            ),
+            metrics,
+        )
+
+    @cached_property
+    def compiled_step(self) -> Any:
+        """The jitted step: `(state, batch) -> (state, metrics)`, the state donated."""
+        if self.vmapped:
+            return jax.jit(jax.vmap(self._step, in_axes=(0, None)), donate_argnums=0)
+        return jax.jit(
+            self._step,
+            in_shardings=(self.shardings, None),
+            out_shardings=(self.shardings, self.layout.replicated()),
+            donate_argnums=0,
+        )
+
+    def step(self, state: Any, batch: Batch) -> tuple[Any, dict[str, Array]]:
+        """One step of training. The given state is donated; metrics have a replica axis if there
+        are replicas."""
+        prepared = self.batch(batch)
+        if not isinstance(state, Replicas):
+            return self.compiled_step(state, prepared)
+        done = [self.compiled_step(one, prepared) for one in state.states]
+        metrics = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[m for _, m in done])
+        return Replicas(tuple(s for s, _ in done)), metrics
+
+    @cached_property
+    def _evaluated(self) -> tuple[Key, ...]:
+        objectives = (*self.graph.losses.values(), *self.graph.metrics.values())
+        return tuple(r.key for o in objectives for w in o.wires.values() for r in w.reads)
+
+    def _evaluate(self, state: TrainState, batch: Mapping[str, Stream]) -> dict[str, Any]:
+        context = self._context("evaluate", None)
+        values, variables = self.model.apply(
+            state.params, state.variables, batch, context=context, wanted=self._evaluated
+        )
+        valid = jnp.asarray(batch["valid"].values)
+        found, _ = sums(self.model, values, state.params, variables, valid, context)
+        columns: dict[str, Any] = {}
+        for name, objective in self.graph.metrics.items():
+            (streams,) = readings(objective, values)
+            columns[name] = {
+                "columns": {role: s.values for role, s in streams.items()},
+                "masks": {role: s.mask for role, s in streams.items() if s.mask is not None},
+                "rows": rows_of(streams, valid),
+            }
+        return {"losses": found, "metrics": columns}
+
+    @cached_property
+    def _compiled_evaluate(self) -> Any:
+        function = self._evaluate
+        return jax.jit(jax.vmap(function, in_axes=(0, None)) if self.vmapped else function)
+
+    def evaluate(self, state: Any, batch: Batch) -> dict[str, Any]:
+        """Sums of the losses and what the metrics read, of one batch; see `train.evaluate`."""
+        prepared = self.batch(batch, wanted=list(self._evaluated))
+        if isinstance(state, Replicas):
+            done = [self._compiled_evaluate(one, prepared) for one in state.states]
+            return jax.tree.map(lambda *leaves: jnp.stack(leaves), *done)
+        return self._compiled_evaluate(state, prepared)
+
+    @cached_property
+    def _predicted(self) -> tuple[Key, ...]:
+        reads = [r for name in self.graph.heads for r in self.graph.outputs_of(name)]
+        return tuple(r.key for r in reads)
+
+    def _predict(self, state: TrainState, batch: Mapping[str, Stream]) -> dict[str, Any]:
+        context = self._context("predict", None)
+        values, _ = self.model.apply(
+            state.params, state.variables, batch, context=context, wanted=self._predicted
+        )
+        found: dict[str, Any] = {}
+        for name in self.graph.heads:
+            reads = self.graph.outputs_of(name)
+            streams = [read(values, r) for r in reads]
+            for k, stream in enumerate(streams):
+                found[name if len(streams) == 1 else f"{name}@{k}"] = stream
+        return found
+
+    @cached_property
+    def _compiled_predict(self) -> Any:
+        return jax.jit(self._predict)
+
+    def predict(self, state: TrainState, batch: Batch) -> dict[str, Stream]:
+        """What every head answers; needs no labels. Rows that lack all inputs of a head have
+        `presence` false in its stream."""
+        return self._compiled_predict(state, self.batch(batch, wanted=list(self._predicted)))
+
+
+def _misfit(name: str, stream: Stream, signature: Signature) -> str:
+    shape = tuple(np.shape(stream.values))
+    if shape[1:] != signature.shape:
+        return f"{name} has shape {shape}; expected (batch, {', '.join(map(str, signature.shape))})"
+    return ""

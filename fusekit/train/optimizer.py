@@ -1,0 +1,83 @@
+"""From `train` to an optax transformation over canonical parameter paths."""
+
+from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+import jax
+import optax
+
+from fusekit.component import OptimizerSpec
+from fusekit.config.spec import Train
+
+FROZEN = "frozen"
+DEFAULT = "default"
+
+
+def labeller(train: Train) -> Callable[[str], str]:
+    """Says for a canonical parameter path which group optimises it, or `frozen`.
+
+    A pattern is a path, a prefix of one (`image.layers.3`), or a glob (`*.bias`). The first group
+    that matches, in the order of the config, takes the parameter.
+    """
+
+    def label(path: str) -> str:
+        if train.trainable is not None and not any(matches(path, p) for p in train.trainable):
+            return FROZEN
+        for name, group in train.groups.items():
+            if any(matches(path, pattern) for pattern in group.paths):
+                return name
+        return DEFAULT
+
+    return label
+
+
+def matches(path: str, pattern: str) -> bool:
+    """Whether a pattern is the path, a node or layer above it, or a glob that fits."""
+    if path == pattern or path.startswith(pattern + "."):
+        return True
+    return any(c in pattern for c in "*?[") and (
+        fnmatchcase(path, pattern) or fnmatchcase(path, pattern + ".*")
+    )
+
+
+def decays(ndim: int) -> bool:
+    """Weight decay acts on matrices, not on biases, norms and other vectors."""
+    return ndim >= 2
+
+
+def transformation(
+    train: Train, steps: int, labels: Mapping[str, Any]
+) -> optax.GradientTransformation:
+    """The optimiser: clipping over all parameters, then each group's own optimiser.
+
+    Args:
+      train: the declared training.
+      steps: how many steps the schedule spans.
+      labels: a tree like the parameters, of `<group>` or `<group>/vector` for what is not decayed.
+    """
+    schedule = train.schedule.build(steps)
+    used = sorted(set(jax.tree.leaves(labels)))
+    parts: dict[str, optax.GradientTransformation] = {}
+    for label in used:
+        name, _, vector = label.partition("/")
+        parts[label] = _group(train, name, schedule, vector=bool(vector))
+    grouped = optax.partition(parts, labels)
+    if train.clip is None:
+        return grouped
+    return optax.chain(optax.clip_by_global_norm(train.clip), grouped)
+
+
+def _group(train: Train, name: str, schedule: Any, *, vector: bool) -> optax.GradientTransformation:
+    if name == FROZEN:
+        return optax.set_to_zero()
+    group = train.groups.get(name)
+    peak = train.learning_rate * (1.0 if group is None else group.learning_rate)
+    spec: OptimizerSpec = train.optimizer
+    decay = None if group is None else group.weight_decay
+    if "weight_decay" in type(spec).model_fields:
+        if vector:
+            spec = spec.model_copy(update={"weight_decay": 0.0})
+        elif decay is not None:
+            spec = spec.model_copy(update={"weight_decay": decay})
+    return spec.build(lambda step: peak * schedule(step))
