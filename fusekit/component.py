@@ -156,9 +156,9 @@ class Layered:
 class StackSpec(EncoderSpec, Layered):
     """An encoder with points: `start`, then layers, then `end`.
 
-    Its module has `start(streams, *, context) -> Stream` (embed: the point `@input`) and
-    `end(stream, *, context) -> Stream`; a layer's module is called as
-    `layer(stream, edit, *, context) -> LayerOutput` (see `fusekit.layered`).
+    Its module is called as `module(streams, *, context) -> Stream` and embeds: the point `@input`.
+    A layer's module is called as `layer(stream, edits, *, context) -> LayerOutput` (see
+    `fusekit.layered`). What nothing reads (layers past the last point read, the end) is not built.
     """
 
     hooks: ClassVar[frozenset[str]] = frozenset()
@@ -181,6 +181,11 @@ class StackSpec(EncoderSpec, Layered):
     def build_layer(self, index: int, stream: Signature, *, rngs: "nnx.Rngs") -> "nnx.Module":
         """Layer `index` for a running stream of this signature."""
         raise NotImplementedError
+
+    def build_end(self, stream: Signature, *, rngs: "nnx.Rngs") -> "nnx.Module | None":
+        """What stands after the last layer, called as `end(stream, *, context) -> Stream`; `None`:
+        nothing. It is built only if the end of the stack is read."""
+        return None
 
     def infer(self, inputs: Signatures) -> Outputs:
         stream = self.infer_start(inputs)

@@ -3,9 +3,9 @@
 A stack is run layer by layer. Before a layer, every operator acting there is asked for an `Edit`:
 what it wants of that layer, by hooks. After the layer, each operator is shown what came out.
 
-    layer k:   operator.enter(streams, reads, state) -> edits
+    layer k:   operator.enter(streams, reads, state) -> edits, state
                layer(stream, merged edit)            -> LayerOutput(stream, extras)
-               operator.leave(outputs, state)        -> streams
+               operator.leave(outputs, reads, state) -> streams, state
 
 At the place `@input` there is no layer: `leave` alone is called, with the embedded streams.
 """
@@ -133,9 +133,10 @@ class Operator(nnx.Module):
         *,
         layers: Sequence[nnx.Module],
         context: Context,
-    ) -> tuple[Edit, ...]:
-        """One edit a stream, before its layer. `layers` are the layers about to run."""
-        return tuple(Edit() for _ in streams)
+    ) -> tuple[tuple[Edit, ...], Any]:
+        """One edit a stream, before its layer, and the state that `leave` is shown after it, which
+        may hold what the layer's branches note down. `layers` are the layers about to run."""
+        return tuple(Edit() for _ in streams), state
 
     def leave(
         self, outputs: tuple[LayerOutput, ...], reads: Reads, state: Any, *, context: Context

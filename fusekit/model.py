@@ -19,7 +19,7 @@ from fusekit.graph.infer import split_inputs
 from fusekit.graph.node import Event, Key, Read
 from fusekit.graph.schedule import Carried, Constant, Item, Local, Scan, Varying, schedule
 from fusekit.graph.select import select_stream
-from fusekit.graph.units import Group, Template, Tree, UnitId, templates, variables_of
+from fusekit.graph.units import END, Group, Template, Tree, UnitId, templates, variables_of
 from fusekit.layered import Edits, LayerOutput
 from fusekit.stream import Signature, Stream
 
@@ -250,21 +250,16 @@ class Run:
         self._keep(unit, module, state_of)
         return (finished(out, context),)
 
-    def _start(
-        self, event: Event, index: Any, inputs: dict[str, Any], state_of: Any, context: Context
-    ) -> tuple[Any, ...]:
-        unit = UnitId(event.node)
-        module = self._module(unit, state_of)
-        out = module.start(inputs, context=context.at(event.node))
-        self._keep(unit, module, state_of)
-        return (finished(out, context),)
+    _start = _call
 
     def _end(
         self, event: Event, index: Any, inputs: dict[str, Any], state_of: Any, context: Context
     ) -> tuple[Any, ...]:
-        unit = UnitId(event.node)
+        unit = UnitId(event.node, END)
         module = self._module(unit, state_of)
-        out = module.end(inputs["stream"], context=context.at(event.node))
+        if module is None:
+            return (finished(inputs["stream"], context),)
+        out = module(inputs["stream"], context=context.at(unit.path))
         self._keep(unit, module, state_of)
         return (finished(out, context),)
 

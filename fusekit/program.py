@@ -24,6 +24,7 @@ from fusekit.errors import DataError, nearest
 from fusekit.graph.graph import Graph
 from fusekit.graph.node import Key
 from fusekit.graph.packing import names_of, pack, step_name, unpack
+from fusekit.graph.units import Template
 from fusekit.layout import Layout
 from fusekit.model import FusionModel, State
 from fusekit.objective import ratio, read, readings, rows_of, sums, total_loss
@@ -168,18 +169,41 @@ class Program:
     def init(self, seed: int | None = None) -> Any:
         """A fresh state, sharded; with replicas, seeds `seed, seed + 1, ...`."""
         first = self.train.seed if seed is None else seed
-        keys = [jax.random.key(first + i) for i in range(self.replicas)]
+        states = [self._fresh(jax.random.key(first + i)) for i in range(self.replicas)]
         if self.replicas == 1:
-            return self._compiled_init(keys[0])
-        if self.vmapped:
-            return self._compiled_init(jnp.stack(keys))
-        return Replicas(tuple(self._compiled_init(key) for key in keys))
+            return states[0]
+        if not self.vmapped:
+            return Replicas(tuple(states))
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+
+    def _fresh(self, key: Array) -> TrainState:
+        """One replica's first state, compiled once per kind of layer and not per layer."""
+        init_key, run_key = jax.random.split(key)
+        params, variables = {}, {}
+        for name, group in self.model.groups.items():
+            made = self._compiled_unit_init(group.template, group.stacked)(group.keys(init_key))
+            params[name], variables[name] = made
+        place = self.shardings
+        params = jax.device_put(params, place.params)
+        optimizer = jax.jit(self.optimizer.init, out_shardings=place.optimizer)
+        return TrainState(
+            step=jax.device_put(jnp.zeros((), jnp.int32), place.step),
+            params=params,
+            variables=jax.device_put(variables, place.variables),
+            optimizer=optimizer(self._trainable(params)),
+            key=jax.device_put(run_key, place.key),
+        )
 
     @cached_property
-    def _compiled_init(self) -> Callable[..., TrainState]:
-        if self.vmapped:
-            return jax.jit(jax.vmap(self._init))
-        return jax.jit(self._init, out_shardings=self.shardings)
+    def _unit_inits(self) -> dict[tuple[int, bool], Any]:
+        return {}
+
+    def _compiled_unit_init(self, template: Template, stacked: bool) -> Any:
+        found = self._unit_inits
+        if (id(template), stacked) not in found:
+            init = jax.vmap(template.init) if stacked else template.init
+            found[id(template), stacked] = jax.jit(init)
+        return found[id(template), stacked]
 
     def replica(self, state: Any, index: int) -> TrainState:
         """One replica's state, as if it had been trained alone."""

@@ -25,16 +25,17 @@ class StandaloneStack(nnx.Module):
             layers.append(spec.build_layer(index, stream, rngs=rngs))
             stream = spec.infer_layer(index, stream)
         self.layers = nnx.List(layers)
+        self.end = spec.build_end(stream, rngs=rngs)
 
     def __call__(
         self, streams: Mapping[str, Stream], *, context: Context, edits: Edits | None = None
     ) -> Stream:
         """Runs start, every layer (each with the same `edits`, if any), and end."""
-        stream = self.shell.start(streams, context=context)
+        stream = self.shell(streams, context=context)
         for index, layer in enumerate(self.layers):
             at = context.at(context.path, index)
             stream = layer(stream, edits or Edits(), context=at).stream
-        return self.shell.end(stream, context=context)
+        return stream if self.end is None else self.end(stream, context=context)
 
 
 def standalone(spec: NodeSpec, inputs: Signatures, *, rngs: nnx.Rngs) -> nnx.Module:

@@ -83,6 +83,7 @@ def resolve(experiment: "Experiment", locate: Locate | None = None) -> Graph:
     inference = Inference(nodes)
     if not problems:
         events = order(Ordering(nodes), _wanted(nodes, losses, metrics), problems.append)
+        problems.extend(_unreached(nodes, events))
     if not problems:
         inference.run(events)
         for section, objectives in (("losses", losses), ("metrics", metrics)):
@@ -146,17 +147,30 @@ def _unused(nodes: dict[str, Node], used: set[str]) -> list[Problem]:
     return found
 
 
+def _unreached(nodes: dict[str, Node], events: tuple[Event, ...]) -> list[Problem]:
+    """Operators none of whose edits is read."""
+    reached = {event.node for event in events}
+    return [
+        Problem(
+            (*node.path, "into"),
+            f"nothing reads what {name} edits",
+            found=", ".join(f"{stack}@{layer}" for stack, layer in node.places[-1].stacks),
+            expected="a loss, metric or head that depends on these layers",
+        )
+        for name, node in nodes.items()
+        if node.places and name not in reached
+    ]
+
+
 def _wanted(
     nodes: dict[str, Node], losses: dict[str, Objective], metrics: dict[str, Objective]
 ) -> list[Key]:
-    """Every value to compute: all nodes' ends, in the order of the file."""
+    """The values to compute: heads, what objectives read, and what is kept for its own sake."""
     wanted: list[Key] = []
     for name, node in nodes.items():
-        if node.places:
-            wanted.append(Key("state", name, len(node.places) - 1))
-        elif node.role == "head" and node.points:
+        if node.role == "head" and node.points:
             wanted.extend(Key("point", name, k) for k in range(node.points))
-        elif node.role != "modality":
+        elif node.role == "head" or (node.spec.keep and not node.places):
             wanted.append(Key("out", name))
     for objective in (*losses.values(), *metrics.values()):
         wanted.extend(read.key for wire in objective.wires.values() for read in wire.reads)

@@ -21,11 +21,12 @@ from fusekit.graph.infer import split_inputs
 from fusekit.graph.node import Node
 
 Tree = dict[Any, Any]
+END = -2
 
 
 @dataclass(frozen=True, order=True)
 class UnitId:
-    """A node, or one of its layers (`layer` counts from 0; -1 for the node's own module)."""
+    """A node's own module, one of its layers (from 0), or what stands after them (`END`)."""
 
     node: str
     layer: int = -1
@@ -33,11 +34,13 @@ class UnitId:
     @property
     def path(self) -> str:
         """The canonical path, a prefix of those of its parameters."""
+        if self.layer == END:
+            return f"{self.node}.end"
         return self.node if self.layer < 0 else f"{self.node}.layers.{self.layer}"
 
     def key(self, base: Array) -> Array:
         """The random key that initialises it: of the path alone."""
-        return jax.random.fold_in(jax.random.fold_in(base, name_hash(self.node)), self.layer + 1)
+        return jax.random.fold_in(jax.random.fold_in(base, name_hash(self.node)), self.layer + 2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,9 +92,17 @@ def templates(graph: Graph) -> dict[UnitId, Template]:
     for name, node in graph.nodes.items():
         spec = node.spec
         if isinstance(spec, StackSpec):
+            if ("start", name, 0) not in graph.inputs_of:
+                continue
             inputs = graph.inputs_of["start", name, 0]
             found[UnitId(name)] = Template.of(lambda rngs, s=spec, i=inputs: s.build(i, rngs=rngs))
-            _layers(found, node, range(spec.layers()), _stack_layer(graph, node))
+            read = [k for k in range(spec.layers()) if ("layer", name, k) in graph.inputs_of]
+            _layers(found, node, read, _stack_layer(graph, node))
+            end = graph.inputs_of.get(("end", name, 0))
+            if end is not None:
+                template = _template(lambda rngs, s=spec, e=end: s.build_end(e["stream"], rngs=rngs))
+                if template is not None:
+                    found[UnitId(name, END)] = template
         elif isinstance(spec, OperatorSpec) and node.places:
             inputs = graph.inputs_of[_operator_inputs(graph, node)]
             streams, reads = split_inputs(inputs)
@@ -147,18 +158,12 @@ def _layers(
 ) -> None:
     """Adds a node's layers: one template for all if first and last are alike."""
     every = list(indices)
+    if not every:
+        return
     spec = node.spec
 
     def template(index: int) -> Template | None:
-        made: list[bool] = []
-
-        def one(rngs: nnx.Rngs) -> nnx.Module:
-            module = build(index, rngs)
-            made.append(module is not None)
-            return module if module is not None else nnx.Module()
-
-        result = Template.of(one)
-        return result if made[0] else None
+        return _template(lambda rngs: build(index, rngs))
 
     first = template(every[0])
     if first is None:
@@ -169,6 +174,19 @@ def _layers(
         found[UnitId(node.name, index)] = (
             first if uniform or index == every[0] else (template(index) or first)
         )
+
+
+def _template(build: Callable[[nnx.Rngs], nnx.Module | None]) -> Template | None:
+    """The template of what may turn out to be nothing."""
+    made: list[bool] = []
+
+    def one(rngs: nnx.Rngs) -> nnx.Module:
+        module = build(rngs)
+        made.append(module is not None)
+        return nnx.Module() if module is None else module
+
+    result = Template.of(one)
+    return result if made[0] else None
 
 
 def alike(one: Template, other: Template) -> bool:
@@ -196,12 +214,17 @@ class Group:
         step = self.units[1].layer - first if len(self.units) > 1 else 1
         return f"{self.units[0].node}.layers.{first}:{last + 1}:{step}"
 
+    def keys(self, base: Array) -> Array:
+        """The key of the unit, or those of the stacked units."""
+        if not self.stacked:
+            return self.units[0].key(base)
+        return jnp.stack([unit.key(base) for unit in self.units])
+
     def init(self, base: Array) -> tuple[Tree, Tree]:
         """Initial state, each unit from its own key."""
-        if not self.stacked:
-            return self.template.init(self.units[0].key(base))
-        keys = jnp.stack([unit.key(base) for unit in self.units])
-        return jax.vmap(self.template.init)(keys)
+        return (jax.vmap(self.template.init) if self.stacked else self.template.init)(
+            self.keys(base)
+        )
 
     def abstract(self) -> tuple[Tree, Tree]:
         """Shapes of the state."""

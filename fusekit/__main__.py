@@ -1,0 +1,6 @@
+"""`python -m fusekit`."""
+
+from fusekit.cli.main import main
+
+if __name__ == "__main__":
+    main()

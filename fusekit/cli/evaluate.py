@@ -1,0 +1,37 @@
+"""`fusekit evaluate`: losses and metrics of a run on a split."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fusekit.cli.opened import batches, open_run
+from fusekit.cli.options import Output, Replica, Sets, Which, print_metrics, write
+
+
+def command(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="the folder of a run")],
+    split: Annotated[str, typer.Option(help="train, validation or test")] = "test",
+    sets: Sets = None,
+    replica: Replica = 0,
+    which: Which = "best",
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    output: Output = None,
+) -> None:
+    """Evaluate a run on a split."""
+    opened = open_run(run, sets, replica=replica, which=which)
+    from fusekit.train.evaluate import evaluate
+    from fusekit.train.files import tame
+
+    experiment = opened.experiment
+    with batches(experiment.data, experiment.modalities, experiment, split) as pipeline:
+        values = evaluate(opened.program, opened.state, pipeline)
+    found = {"run": str(run), "step": opened.step, "split": split, "values": tame(values)}
+    text = json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    if output is not None:
+        write(text, output)
+    if as_json:
+        typer.echo(text, nl=False)
+    else:
+        print_metrics(f"{split}, step {opened.step}", values)

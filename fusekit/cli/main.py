@@ -1,0 +1,93 @@
+"""Entry point of `fusekit`. What a command needs beyond its options it imports when it runs."""
+
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Annotated
+
+import typer
+
+COMMANDS = (
+    "check",
+    "show",
+    "train",
+    "evaluate",
+    "predict",
+    "list",
+    "schema",
+    "new",
+    "doctor",
+    "test-component",
+)
+"""Each is the function `command` of the module of that name."""
+
+FAILED = 2
+"""Exit status for what the user can mend. A fault of fusekit itself shows a traceback and is 1."""
+
+TRACEBACK = "--traceback"
+
+
+def _version(show: bool) -> None:
+    if show:
+        from fusekit import __version__
+
+        typer.echo(f"fusekit {__version__}")
+        raise typer.Exit
+
+
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="show the version")
+    ] = False,
+    traceback: Annotated[
+        bool, typer.Option(TRACEBACK, help="show where an error arose; also after a command")
+    ] = False,
+) -> None:
+    """Declarative multimodal fusion: a config in, a sharded JAX program out."""
+
+
+def application() -> typer.Typer:
+    """The commands, assembled."""
+    app = typer.Typer(
+        name="fusekit",
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_root)
+    for name in COMMANDS:
+        module = import_module(f"fusekit.cli.{name.replace('-', '_')}")
+        app.command(name)(module.command)
+    return app
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs a command line and returns the exit status. Errors go to stderr as plain text."""
+    own = list(arguments)
+    upto = own.index("--") if "--" in own else len(own)
+    shown = TRACEBACK in own[:upto]
+    own = [a for n, a in enumerate(own) if a != TRACEBACK or n > upto]
+    try:
+        application()(own, prog_name="fusekit")
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except KeyboardInterrupt:
+        typer.echo("stopped", err=True)
+        return 130
+    except Exception as error:
+        from fusekit.errors import FusekitError
+
+        if shown or not isinstance(error, FusekitError):
+            raise
+        typer.echo(str(error) or type(error).__name__, err=True)
+        return FAILED
+    return 0
+
+
+def main() -> None:
+    """Runs the command line of this process."""
+    warnings.formatwarning = lambda message, *about, **more: f"warning: {message}\n"
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,100 @@
+"""Runs and configs, opened for evaluation and prediction."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fusekit.cli.options import UsageError, resolved
+
+if TYPE_CHECKING:
+    from fusekit.component import ModalitySpec, SourceSpec
+    from fusekit.config import Experiment
+    from fusekit.data.pipeline import Pipeline
+    from fusekit.program import Program
+
+STATES = ("best", "last")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A program with a state.
+
+    Args:
+      experiment: what it was made from.
+      step: of the state; `None` where it is fresh.
+    """
+
+    experiment: "Experiment"
+    program: "Program"
+    state: Any
+    step: int | None
+
+
+def open_run(
+    folder: Path, sets: list[str] | None, *, replica: int = 0, which: str = "best"
+) -> Opened:
+    """A run's program and state.
+
+    Raises:
+      UsageError: it is no run folder, or has no such replica.
+      CheckpointError: its checkpoint cannot be read.
+    """
+    if which not in STATES:
+        raise UsageError(f"--state is one of {', '.join(STATES)}, not {which}")
+    config = folder / "config.yaml"
+    if not config.is_file():
+        raise UsageError(f"{folder} is no run folder: it has no config.yaml")
+    opened = open_config(str(config), sets, fresh=False)
+    from fusekit.train.checkpoint import Checkpoints
+
+    count = _replicas(folder)
+    if not 0 <= replica < count:
+        raise UsageError(f"replica {replica} does not exist: the run has {count}")
+    best = folder / ("best" if count == 1 else f"best_{replica}")
+    if which == "best" and best.is_dir():
+        state = Checkpoints(best, wait=True).replica(opened.program)
+    else:
+        latest = Checkpoints(folder / "checkpoints", wait=True)
+        state = latest.restore(opened.program, replica=replica).state
+    return Opened(opened.experiment, opened.program, state, int(state.step))
+
+
+def open_config(config: str, sets: list[str] | None, *, fresh: bool = True) -> Opened:
+    """A config's program; if `fresh`, with parameters as they are before training."""
+    loaded, graph = resolved(config, sets)
+    from fusekit.program import Program
+    from fusekit.train.experiment import layout_of
+
+    program = Program(graph, layout=layout_of(loaded.experiment))
+    return Opened(loaded.experiment, program, program.init() if fresh else None, None)
+
+
+def _replicas(folder: Path) -> int:
+    try:
+        text = (folder / "summary.json").read_text(encoding="utf-8")
+        return int(json.loads(text).get("replicas", 1))
+    except (OSError, ValueError):
+        return 1
+
+
+@contextmanager
+def batches(
+    sources: "Mapping[str, SourceSpec]",
+    modalities: "Mapping[str, ModalitySpec]",
+    experiment: "Experiment",
+    split: str,
+) -> "Iterator[Pipeline]":
+    """One pass over a split. Raises `DataError`."""
+    from fusekit.data.pipeline import Pipeline
+
+    train = experiment.train
+    pipeline = Pipeline(
+        sources, modalities, batch=train.batch, seed=train.seed, split=split, training=False
+    )
+    try:
+        yield pipeline
+    finally:
+        pipeline.close()

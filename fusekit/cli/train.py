@@ -1,0 +1,64 @@
+"""`fusekit train`: from a config to a folder with a trained model."""
+
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fusekit.cli.options import Runs, Sets, UsageError, print_metrics, resolved, title
+
+
+def command(
+    config: Annotated[
+        str | None,
+        typer.Argument(metavar="CONFIG", help="as for check; with --resume the run's own"),
+    ] = None,
+    sets: Sets = None,
+    name: Annotated[
+        str | None, typer.Option(help="of the run; default meta.name, or the file's")
+    ] = None,
+    runs: Runs = Path("runs"),
+    resume: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="go on with the run in this folder")
+    ] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="take parameters from a folder of checkpoints"),
+    ] = None,
+    replicas: Annotated[
+        int, typer.Option(min=1, metavar="N", help="train N seeds side by side")
+    ] = 1,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="show no progress")] = False,
+) -> None:
+    """Train; leaves a folder with all results."""
+    if resume is not None and start is not None:
+        raise UsageError("--resume goes on with a run, --start begins one: give one of them")
+    if config is None:
+        if resume is None:
+            raise UsageError("which CONFIG? Only with --resume it may be left out")
+        config = str(resume / "config.yaml")
+    loaded, graph = resolved(config, sets)
+    from fusekit.report import svg
+    from fusekit.report.summary import summarise
+    from fusekit.train.experiment import train
+
+    called = name or title(loaded, config)
+    picture = svg.render(summarise(graph, flops=True, title=called))
+    result = train(
+        loaded.experiment,
+        run_root=runs,
+        name=called,
+        resume=resume,
+        start=start,
+        replicas=replicas,
+        progress=not quiet,
+        pictures=[("What was trained", picture)],
+    )
+    if result.stopped is not None:
+        typer.echo(f"{result.stopped} after step {result.steps}; to go on:", err=True)
+        typer.echo(f"    fusekit train --resume {result.folder}", err=True)
+        raise typer.Exit(128 + signal.Signals[result.stopped].value)
+    for split, values in result.metrics.items():
+        print_metrics(split, values)
+    typer.echo(f"run {result.folder}")

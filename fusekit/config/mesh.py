@@ -1,0 +1,34 @@
+"""The `mesh` section: over which devices arrays are split, and how."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from fusekit.component import Count
+from fusekit.config.reference import NAME
+from fusekit.config.train import Section
+
+Axis = Literal["data", "fsdp", "tensor", "expert", "sequence"]
+Logical = Annotated[str, Field(pattern=rf"^{NAME}$")]
+Rules = dict[Logical, Axis | tuple[Axis, ...] | None]
+"""Logical axis -> the mesh axes over which it is split; null and an empty list: not split."""
+
+
+class Mesh(Section):
+    """Sizes of the mesh axes, and rules from logical axis names to them."""
+
+    data: Literal[-1] | Count = Field(1, description="copies that see other rows; -1: the rest")
+    fsdp: Count = Field(1, description="splits rows, and parameters too")
+    tensor: Count = Field(1, description="splits heads, wide layers and vocabularies")
+    expert: Count = Field(1, description="splits experts")
+    sequence: Count = Field(1, description="splits tokens")
+    params: Rules = Field(default_factory=dict, description="rules for parameters, over defaults")
+    activations: Rules = Field(
+        default_factory=dict, description="rules for activations, over defaults"
+    )
+    layers: Literal["auto", "scan", "unroll"] = Field(
+        "auto", description="run equal layers as a loop or one by one"
+    )
+    replicas: Literal["auto", "vmap", "loop"] = Field(
+        "auto", description="run several seeds at once or in turn"
+    )

@@ -1,0 +1,71 @@
+"""Names of entries: their form, the reserved ones, and the namespace that nodes share."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from fusekit.config.reference import NAME
+from fusekit.config.scalars import show
+from fusekit.config.sections import NODES, RESERVED, SECTIONS
+from fusekit.config.validate import NAME_WORDS, KeyProblem
+from fusekit.config.words import one_of
+from fusekit.errors import Problem, nearest
+
+_NAME = re.compile(rf"^{NAME}\Z")
+
+
+def check(sections: Mapping[str, Any]) -> Iterator[Problem]:
+    """Everything wrong with the names in an experiment's sections."""
+    taken: dict[str, str] = {}
+    for section in SECTIONS:
+        entries = sections.get(section)
+        for name in entries if isinstance(entries, Mapping) else ():
+            if not isinstance(name, str) or not _NAME.match(name):
+                yield KeyProblem(
+                    (section, name),
+                    "is not a name",
+                    show(name),
+                    NAME_WORDS,
+                )
+            elif name in RESERVED:
+                message = f"`{name}` is reserved: it stands for {RESERVED[name]}"
+                yield KeyProblem((section, name), message, expected="another name")
+            elif section in NODES:
+                if name in taken:
+                    message = f"`{name}` is taken: `{taken[name]}` has a node of this name"
+                    yield KeyProblem((section, name), message, expected="another name")
+                taken.setdefault(name, section)
+    yield from _selected(sections)
+    yield from _provided(sections)
+
+
+def _selected(sections: Mapping[str, Any]) -> Iterator[Problem]:
+    """`train.select` names a metric."""
+    train, metrics = sections.get("train"), sections.get("metrics") or {}
+    chosen = train.get("select") if isinstance(train, Mapping) else getattr(train, "select", None)
+    if isinstance(chosen, str) and isinstance(metrics, Mapping) and chosen not in metrics:
+        due = one_of(metrics) if metrics else "a metric, but there are none"
+        message = "there is no metric of this name"
+        path = ("train", "select")
+        yield Problem(path, message, show(chosen), due, nearest(chosen, metrics))
+
+
+def _provided(sections: Mapping[str, Any]) -> Iterator[Problem]:
+    """What a source says of modalities is about modalities that are declared."""
+    modalities, sources = sections.get("modalities") or {}, sections.get("data") or {}
+    if not isinstance(modalities, Mapping) or not isinstance(sources, Mapping):
+        return
+    due = one_of(map(str, modalities)) if modalities else "a modality, but there are none"
+    for name, source in sources.items():
+        for field in ("provides", "missing", "standardise"):
+            own = source.get(field) if isinstance(source, Mapping) else None
+            value = getattr(source, field, own)
+            listed = isinstance(value, list | tuple)
+            entries = value if isinstance(value, Mapping) or listed else ()
+            for index, modality in enumerate(entries):
+                if isinstance(modality, str) and modality not in modalities:
+                    close = nearest(modality, map(str, modalities))
+                    step = index if listed else modality
+                    message = "there is no modality of this name"
+                    found = show(modality)
+                    yield KeyProblem(("data", name, field, step), message, found, due, close)

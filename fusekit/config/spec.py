@@ -1,0 +1,100 @@
+"""An experiment: everything a user declares, as frozen specs.
+
+    Experiment(modalities={"image": {"type": "image", "shape": [32, 32, 3]}}, ...)
+
+takes nested dicts or spec objects and raises `ConfigError` with every problem, as `load` does
+for files.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+
+from fusekit.component import (
+    EncoderSpec,
+    FusionSpec,
+    HeadSpec,
+    LossSpec,
+    MetricSpec,
+    ModalitySpec,
+    SourceSpec,
+)
+from fusekit.config.mesh import Mesh
+from fusekit.config.meta import Meta
+from fusekit.config.names import check
+from fusekit.config.scalars import show
+from fusekit.config.sections import SECTIONS
+from fusekit.config.shape import tidied
+from fusekit.config.train import Section, Train
+from fusekit.config.tree import Path
+from fusekit.config.union import OneOf
+from fusekit.config.validate import scalars, tidy, translate
+from fusekit.errors import ConfigError, Problem
+
+VERSION = 1
+
+
+class Experiment(Section):
+    """What there is, where and how it meets, what is read out and what is optimised."""
+
+    version: Literal[1] = Field(VERSION, description="of the language")
+    meta: Meta = Field(
+        default_factory=lambda: Meta.model_validate({}), description="what a reader should know"
+    )
+    modalities: dict[str, Annotated[ModalitySpec, OneOf("modality")]] = Field(
+        default_factory=dict, description="everything a batch holds, labels and views too"
+    )
+    encoders: dict[str, Annotated[EncoderSpec, OneOf("encoder")]] = Field(
+        default_factory=dict, description="every stack: encoders, trunks, decoders"
+    )
+    fusion: dict[str, Annotated[FusionSpec, OneOf("fusion")]] = Field(
+        default_factory=dict, description="where and how streams meet"
+    )
+    heads: dict[str, Annotated[HeadSpec, OneOf("head")]] = Field(
+        default_factory=dict, description="what is read out"
+    )
+    losses: dict[str, Annotated[LossSpec, OneOf("loss")]] = Field(
+        default_factory=dict, description="what is optimised"
+    )
+    metrics: dict[str, Annotated[MetricSpec, OneOf("metric")]] = Field(
+        default_factory=dict, description="what is measured"
+    )
+    data: dict[str, Annotated[SourceSpec, OneOf("source")]] = Field(
+        default_factory=dict, description="named sources"
+    )
+    train: Train = Field(
+        default_factory=lambda: Train.model_validate({}), description="how the parameters are found"
+    )
+    mesh: Mesh = Field(
+        default_factory=lambda: Mesh.model_validate({}),
+        description="over which devices arrays are split",
+    )
+
+    def __init__(self, /, **sections: Any):
+        clean, problems = tidied(sections)
+        problems += [*check(clean), *scalars(type(self), clean)]
+        try:
+            super().__init__(**clean)
+        except ValidationError as error:
+            problems += translate(error, type(self), clean)
+        if problems:
+            raise ConfigError(tidy(problems))
+
+    @classmethod
+    def of(cls, sections: Mapping[str, Any]) -> "Experiment":
+        """An experiment from one mapping. Raises `ConfigError`."""
+        if not isinstance(sections, Mapping):
+            raise ConfigError([Problem((), "an experiment is a mapping", show(sections))])
+        return cls(**{str(name): value for name, value in sections.items()})
+
+    def entries(self) -> Iterator[tuple[Path, Any]]:
+        """Every named component with its config path, in the order of the sections."""
+        for section in SECTIONS:
+            for name, spec in getattr(self, section).items():
+                yield (section, name), spec
+
+
+def experiment(**sections: Any) -> Experiment:
+    """The same as `Experiment(**sections)`."""
+    return Experiment(**sections)

@@ -1,0 +1,189 @@
+"""Cases: a component's example settings with inputs that fit it.
+
+Inputs come from a small catalogue of signatures. A component is tried with every kind; a kind that
+its `infer` refuses is none of its cases, but one kind at least must fit. Every case is tried with
+inputs always present and with optional, padded ones.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from fusekit.component import (
+    Component,
+    EncoderSpec,
+    FusionSpec,
+    HeadSpec,
+    LossSpec,
+    ModalitySpec,
+    NodeSpec,
+    OperatorSpec,
+)
+from fusekit.errors import WiringError
+from fusekit.stream import Signature, Span, Stream, sequence, vector
+
+BATCH = 4
+WIDTH = 8
+
+KINDS: dict[str, Signature] = {
+    "vector": vector(WIDTH),
+    "sequence": sequence(6, WIDTH, label="a"),
+    "tokens": Signature((("time", 6),), "int", (Span("a", 6),), classes=11),
+    "signal": Signature((("time", 12),), spans=(Span("a", 12),)),
+    "image": Signature((("height", 8), ("width", 8), ("channel", 3))),
+    "spectrogram": Signature((("time", 8), ("frequency", 8))),
+    "video": Signature((("time", 4), ("height", 8), ("width", 8), ("channel", 3))),
+    "table": Signature((("field", 3),), cardinalities=(0, 4, 0), names=("x", "y", "z")),
+    "number": Signature(()),
+    "class": Signature((), "int", classes=5),
+    "labels": vector(5),
+    "logits": vector(5),
+    "token_logits": sequence(6, 5, label="a"),
+    "token_labels": Signature((("time", 6),), "int", (Span("a", 6),), classes=5),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to use a component.
+
+    Args:
+      spec: with its settings.
+      inputs: signatures by role.
+      name: for a reader.
+    """
+
+    spec: Component
+    inputs: dict[str, Signature]
+    name: str
+
+    def streams(self, seed: int, *, garbage: float = 0.0, present: float = 0.6) -> dict[str, Stream]:
+        """Random inputs; where padded or absent, `garbage`."""
+        rng = np.random.default_rng(seed)
+        return {
+            role: random_stream(signature, rng, garbage=garbage, present=present)
+            for role, signature in self.inputs.items()
+        }
+
+
+def random_stream(
+    signature: Signature, rng: np.random.Generator, *, garbage: float, present: float
+) -> Stream:
+    """A random batch of a signature. The first row is always whole."""
+    shape = (BATCH, *signature.shape)
+    if signature.dtype == "float":
+        values = rng.normal(size=shape).astype("float32")
+        for column, count in enumerate(signature.cardinalities):
+            if count:
+                values[:, column] = rng.integers(0, count, BATCH)
+    elif signature.dtype == "bool":
+        values = rng.random(shape) < 0.5
+    else:
+        values = rng.integers(0, signature.classes or 2, shape).astype("int32")
+    mask = presence = None
+    if signature.padded:
+        mask = rng.random(shape[:2]) < 0.6
+        mask[:, 0] = True
+        mask[0] = True
+    if signature.optional:
+        presence = rng.random(BATCH) < present
+        if present > 0:
+            presence[0] = True
+    bad = np.zeros(shape, bool)
+    if mask is not None:
+        bad |= ~mask.reshape(mask.shape + (1,) * (len(shape) - 2))
+    if presence is not None:
+        bad |= ~presence.reshape((BATCH,) + (1,) * (len(shape) - 1))
+    fill = garbage if signature.dtype == "float" else (1 if garbage else 0)
+    values = np.where(bad, np.asarray(fill, values.dtype), values)
+    return Stream(values, mask, presence, spans=signature.spans, grid=signature.grid)
+
+
+def varied(signature: Signature) -> Iterator[tuple[str, Signature]]:
+    """The signature as it is; and optional, and padded if it has positions."""
+    yield "whole", signature
+    padded = len(signature.sizes) > 0 and signature.axes[0] in ("time", "field")
+    yield "missing", signature.with_(optional=True, padded=padded)
+
+
+def cases_of(component: type[Component]) -> list[Case]:
+    """Every case of a component. Operators on stacks and sources have their own tests."""
+    found: list[Case] = []
+    for settings in component.examples():
+        for kinds, inputs in _inputs(component):
+            for variant in ("whole", "missing"):
+                chosen = {role: dict(varied(KINDS[kind]))[variant] for role, kind in inputs.items()}
+                spec = _spec(component, settings, chosen)
+                if spec is None or not _fits(spec, chosen):
+                    continue
+                found.append(Case(spec, chosen, f"{kinds}, {variant}, {settings or 'defaults'}"))
+    return found
+
+
+def _inputs(component: type[Component]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Roles and kinds to try, by slot."""
+    if issubclass(component, ModalitySpec):
+        for kind in KINDS:
+            yield kind, {"of": kind}
+    elif issubclass(component, EncoderSpec | HeadSpec):
+        for kind in KINDS:
+            yield kind, {"input": kind}
+    elif issubclass(component, FusionSpec):
+        for kind in ("vector", "sequence", "logits"):
+            for count in (1, 2, 3):
+                yield f"{count} x {kind}", {f"m{i}": kind for i in range(count)}
+    elif issubclass(component, LossSpec):
+        roles = [name for name in component.model_fields if name in LOSS_ROLES]
+        if "input" in roles:
+            for kind in ("number", "vector"):
+                yield kind, {"input": kind}
+            return
+        if "inputs" in component.model_fields:
+            yield "2 x vector", {"m0": "vector", "m1": "vector"}
+            return
+        for prediction in ("number", "logits", "token_logits", "sequence"):
+            for target in ("number", "class", "labels", "token_labels", "sequence"):
+                yield f"{prediction}, {target}", {"prediction": prediction, "target": target}
+
+
+LOSS_ROLES = ("input", "prediction", "target")
+
+
+def _spec(
+    component: type[Component], settings: dict[str, Any], inputs: dict[str, Signature]
+) -> Component | None:
+    fields: dict[str, Any] = dict(settings)
+    if issubclass(component, FusionSpec):
+        if issubclass(component, OperatorSpec) and settings.get("into"):
+            return None
+        fields.setdefault("inputs", tuple(inputs))
+    elif issubclass(component, LossSpec):
+        if "inputs" in component.model_fields:
+            fields.setdefault("inputs", tuple(inputs))
+        else:
+            fields = {**{role: f"some.{role}" for role in inputs}, **fields}
+    elif issubclass(component, ModalitySpec):
+        fields.setdefault("of", "batch.some")
+    else:
+        fields.setdefault("input", "some")
+    try:
+        return component.model_validate(fields)
+    except ValidationError:
+        return None
+
+
+def _fits(spec: Component, inputs: dict[str, Signature]) -> bool:
+    try:
+        if isinstance(spec, LossSpec):
+            named = {role for _, role, _ in spec.references()}
+            spec.check({role: value for role, value in inputs.items() if role in named})
+        elif isinstance(spec, NodeSpec):
+            spec.infer(inputs)
+    except (WiringError, NotImplementedError):
+        return False
+    return True
+
+

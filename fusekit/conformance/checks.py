@@ -1,0 +1,232 @@
+"""The checks: each takes a case and raises `Broken` if a law does not hold.
+
+They hold the invariants of one component on one device; meshes, scans and replicas are laws of the
+program and are tested on whole experiments.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from fusekit.component import LossSpec, LossValue, NodeSpec
+from fusekit.conformance.cases import Case
+from fusekit.context import Context, Mode
+from fusekit.standalone import standalone
+from fusekit.stream import Signature, Stream
+
+
+class Broken(AssertionError):
+    """A law that a component breaks."""
+
+
+class Trial:
+    """A case built: its parameters, and a compiled call."""
+
+    def __init__(self, case: Case, *, seed: int = 0):
+        self.case = case
+        spec = case.spec
+        rngs = nnx.Rngs(seed)
+        if isinstance(spec, LossSpec):
+            self.module = spec.build(case.inputs, rngs=rngs)
+        elif isinstance(spec, NodeSpec):
+            self.module = standalone(spec, case.inputs, rngs=rngs)
+        self.graphdef, self.params, self.variables = nnx.split(self.module, nnx.Param, ...)
+        self._compiled: dict[Mode, Any] = {}
+
+    def call(self, mode: Mode, params: Any, variables: Any, streams: Mapping[str, Stream]) -> Any:
+        """Outputs and the variables afterwards."""
+        module = nnx.merge(self.graphdef, params, variables)
+        key = jax.random.key(7) if mode == "train" else None
+        context = Context(mode=mode, key=key, path="it")
+        if isinstance(self.case.spec, LossSpec):
+            rows = jnp.ones((next(iter(streams.values())).batch,), bool)
+            for stream in streams.values():
+                rows = rows if stream.presence is None else rows & stream.presence
+            out = module(dict(streams), rows=rows, context=context)  # pyright: ignore
+        else:
+            out = module(dict(streams), context=context)  # pyright: ignore
+        return out, nnx.state(module, nnx.Not(nnx.Param))
+
+    def __call__(self, streams: Mapping[str, Stream], mode: Mode = "evaluate") -> Any:
+        """The compiled call, on the initial parameters."""
+        if mode not in self._compiled:
+            self._compiled[mode] = jax.jit(lambda p, v, s: self.call(mode, p, v, s))
+        return self._compiled[mode](self.params, self.variables, dict(streams))
+
+    def gradients(self, streams: Mapping[str, Stream], params: Any = None) -> Any:
+        """Gradients of a fixed random projection of the outputs, in training."""
+
+        def scalar(params: Any) -> Any:
+            out, _ = self.call("train", params, self.variables, streams)
+            leaves = [leaf for leaf in floats(out)]
+            return sum(jnp.sum(leaf * weights(leaf)) for leaf in leaves)
+
+        return jax.grad(scalar)(self.params if params is None else params)
+
+
+def weights(leaf: Any) -> Any:
+    """Fixed random weights of an array's shape."""
+    return np.random.default_rng(leaf.size).normal(size=leaf.shape).astype("float32")
+
+
+def floats(out: Any) -> list[Any]:
+    """The values of all outputs that can have a gradient."""
+    if isinstance(out, LossValue):
+        return [out.total]
+    streams = out.values() if isinstance(out, dict) else [out]
+    return [s.values for s in streams if jnp.issubdtype(s.values.dtype, jnp.floating)]
+
+
+def same(one: Any, other: Any, what: str) -> None:
+    """Bit-for-bit equality of two trees."""
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        if not np.array_equal(np.asarray(a), np.asarray(b), equal_nan=True):
+            gap = np.nanmax(np.abs(np.asarray(a, "float64") - np.asarray(b, "float64")))
+            raise Broken(f"{what} (largest difference {gap:.3g})")
+
+
+def finite(tree: Any, what: str) -> None:
+    for leaf in jax.tree.leaves(tree):
+        if jnp.issubdtype(leaf.dtype, jnp.floating) and not bool(jnp.isfinite(leaf).all()):
+            raise Broken(f"{what} is not finite")
+
+
+def check_infer(case: Case) -> None:
+    """What `infer` says is what `jax.eval_shape` finds."""
+    if not isinstance(case.spec, NodeSpec):
+        return
+    trial = Trial(case)
+    declared = case.spec.infer(case.inputs)
+    out, _ = jax.eval_shape(
+        lambda p, v, s: trial.call("evaluate", p, v, s),
+        trial.params,
+        trial.variables,
+        case.streams(0),
+    )
+    declared = declared if isinstance(declared, dict) else {"out": declared}
+    out = out if isinstance(out, dict) else {"out": out}
+    if set(declared) != set(out):
+        raise Broken(f"infer gives ports {sorted(declared)}, the module {sorted(out)}")
+    for port, signature in declared.items():
+        _fits_signature(port, signature, out[port])
+
+
+def _fits_signature(port: str, signature: Signature, stream: Stream) -> None:
+    shape = (stream.values.shape[0], *signature.shape)
+    if stream.values.shape != shape:
+        raise Broken(f"{port}: infer says {shape}, the module gives {stream.values.shape}")
+    kind = {"float": jnp.floating, "int": jnp.integer, "bool": jnp.bool_}[signature.dtype]
+    if not jnp.issubdtype(stream.values.dtype, kind):
+        raise Broken(f"{port}: infer says {signature.dtype}, got {stream.values.dtype}")
+    if (stream.presence is not None) != signature.optional:
+        raise Broken(f"{port}: optional is {signature.optional}, but presence says otherwise")
+    if (stream.mask is not None) != signature.padded:
+        raise Broken(f"{port}: padded is {signature.padded}, but the mask says otherwise")
+    if signature.kind == "sequence" and sum(s.size for s in signature.spans) != signature.length:
+        raise Broken(f"{port}: the spans do not add up to the time {signature.length}")
+    if signature.kind == "sequence" and tuple(stream.spans) != signature.spans:
+        raise Broken(f"{port}: infer and the module disagree on the spans")
+
+
+def check_axes(case: Case) -> None:
+    """Every parameter and variable has a logical axis name, or None, for each of its axes."""
+    trial = Trial(case)
+    for state in (trial.params, trial.variables):
+        for path, leaf in nnx.to_flat_state(state):
+            axes = leaf.get_metadata().get("axes")
+            if axes is None or len(axes) != leaf.ndim:
+                raise Broken(f"{'.'.join(map(str, path))} has axes {axes}, shape {leaf.shape}")
+
+
+def check_round_trip(case: Case) -> None:
+    """The spec survives a round trip through plain data."""
+    dumped = case.spec.model_dump(mode="json")
+    if type(case.spec).model_validate(dumped) != case.spec:
+        raise Broken("the spec does not survive a round trip")
+
+
+def check_contents(case: Case) -> None:
+    """What stands in absent samples and padded positions changes nothing, bit for bit."""
+    trial = Trial(case)
+    for mode in ("evaluate", "train"):
+        clean = trial(case.streams(1, garbage=0.0), mode)
+        for garbage in (np.nan, np.inf, 1e30):
+            same(
+                clean,
+                trial(case.streams(1, garbage=garbage), mode),
+                f"{garbage} in what is absent or padded changes the result ({mode})",
+            )
+    reference = trial.gradients(case.streams(1, garbage=0.0))
+    same(
+        reference,
+        trial.gradients(case.streams(1, garbage=np.nan)),
+        "nan in what is absent or padded changes a gradient",
+    )
+
+
+def check_independence(case: Case) -> None:
+    """A sample's result does not depend on the other samples, where `couples` says so."""
+    if case.spec.couples == "always":
+        return
+    trial = Trial(case)
+    modes: list[Mode] = ["evaluate"] if case.spec.couples == "train" else ["evaluate", "train"]
+    for mode in modes:
+        one, _ = trial(case.streams(1), mode)
+        mixed = {
+            role: jax.tree.map(lambda a, b: np.concatenate([a[:1], b[1:]]), s, other)
+            for (role, s), other in zip(
+                case.streams(1).items(), case.streams(2).values(), strict=True
+            )
+        }
+        two, _ = trial(mixed, mode)
+        same(
+            jax.tree.map(lambda leaf: leaf[:1], one),
+            jax.tree.map(lambda leaf: leaf[:1], two),
+            f"another sample changes the result ({mode})",
+        )
+
+
+def check_all_absent(case: Case) -> None:
+    """With everything optional absent, results and gradients are finite."""
+    trial = Trial(case)
+    streams = case.streams(3, garbage=np.nan, present=0.0)
+    for mode in ("evaluate", "train"):
+        finite(trial(streams, mode), f"a result with all inputs absent ({mode})")
+    finite(trial.gradients(streams), "a gradient with all inputs absent")
+
+
+def check_reachable(case: Case) -> None:
+    """Every parameter gets a non-zero gradient at random parameters within 8 batches."""
+    trial = Trial(case)
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda leaf: leaf + 0.3 * rng.normal(size=leaf.shape).astype("float32"), trial.params
+    )
+    dead: set[str] | None = None
+    for seed in range(8):
+        grads = trial.gradients(case.streams(seed + 10), params)
+        zero = {
+            ".".join(map(str, path))
+            for path, leaf in nnx.to_flat_state(grads)
+            if not bool(jnp.any(leaf[...] != 0))
+        }
+        dead = zero if dead is None else dead & zero
+        if not dead:
+            return
+    if dead:
+        raise Broken(f"no gradient reaches {', '.join(sorted(dead))}")
+
+
+CHECKS: dict[str, Callable[[Case], None]] = {
+    "infer": check_infer,
+    "axes": check_axes,
+    "round_trip": check_round_trip,
+    "contents": check_contents,
+    "independence": check_independence,
+    "all_absent": check_all_absent,
+    "reachable": check_reachable,
+}

@@ -1,0 +1,1 @@
+"""What fusekit tells about an experiment: summaries, diagrams, the component reference."""

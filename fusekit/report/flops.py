@@ -1,0 +1,174 @@
+"""FLOPs of each node for one sample forward, counted on a jaxpr: no device, no weight, no compiler.
+
+XLA's `Lowered.cost_analysis` counts the body of a loop once, so that a scanned stack or a recurrent
+encoder looks cheaper than it is; here loops count as often as they run (a `while` whose number of
+turns is not known counts once, a `cond` as its dearest branch).
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from math import prod
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fusekit.context import Context
+from fusekit.graph.node import Event
+from fusekit.graph.schedule import Scan
+from fusekit.model import FusionModel, Run
+from fusekit.stream import Signature, Stream
+
+MARK = "fusekit-node="
+_DTYPES = {"float": jnp.float32, "int": jnp.int32, "bool": jnp.bool_}
+
+_FREE = frozenset(
+    {
+        "broadcast_in_dim",
+        "reshape",
+        "transpose",
+        "squeeze",
+        "expand_dims",
+        "convert_element_type",
+        "slice",
+        "dynamic_slice",
+        "dynamic_update_slice",
+        "gather",
+        "scatter",
+        "concatenate",
+        "pad",
+        "iota",
+        "rev",
+        "copy",
+        "copy_p",
+        "stop_gradient",
+        "bitcast_convert_type",
+        "select_and_scatter",
+        "sharding_constraint",
+        "random_bits",
+        "random_wrap",
+        "random_unwrap",
+        "random_fold_in",
+        "random_seed",
+        "split",
+        "sort",
+        "top_k",
+    }
+)
+_OVER_INPUT = ("reduce_", "arg", "cum")
+
+
+class _Marked(Run):
+    """A run whose operations carry the name of their node."""
+
+    def run(
+        self, event: Event, index: Any, inputs: dict[str, Any], state_of: Any, context: Context
+    ) -> tuple[Any, ...]:
+        with jax.named_scope(MARK + event.node):
+            return super().run(event, index, inputs, state_of, context)
+
+
+def node_flops(model: FusionModel) -> dict[str, int]:
+    """FLOPs by node for one sample in evaluation. What a stack's layers do for an operator (extra
+    tokens, say) counts as the stack's.
+
+    Args:
+      model: best made with `scan=2`, so that equal layers are traced once.
+    """
+    events = [e for item in model.items for e in _events(item)]
+    batch = {
+        event.node: _abstract(model.graph.signatures[event.gives[0]])
+        for event in events
+        if event.kind == "batch"
+    }
+
+    def walk(params: Any, variables: Any, batch: Mapping[str, Stream]) -> int:
+        run = _Marked(model, params, dict(variables), Context(mode="evaluate"))
+        for item in model.items:
+            if isinstance(item, Scan):
+                run.scan(item)
+            elif item.kind == "batch":
+                run.values[item.gives[0]] = batch[item.node]
+            else:
+                run.event(item)
+        return 0
+
+    traced = jax.make_jaxpr(walk)(*model.abstract(), batch)
+    return dict(count(traced.jaxpr))
+
+
+def _events(item: Event | Scan) -> list[Event]:
+    return list(item.repeats[0]) if isinstance(item, Scan) else [item]
+
+
+def _abstract(signature: Any) -> Stream:
+    """One sample of a batch entry, as shapes."""
+    if not isinstance(signature, Signature):
+        raise TypeError(f"a batch entry has one signature, not {signature!r}")
+
+    def array(shape: tuple[int, ...], dtype: Any) -> Any:
+        return jax.ShapeDtypeStruct((1, *shape), dtype)
+
+    return Stream(
+        array(signature.shape, _DTYPES[signature.dtype]),  # pyright: ignore[reportArgumentType]
+        mask=array(signature.shape[:1], jnp.bool_) if signature.padded else None,
+        presence=array((), jnp.bool_) if signature.optional else None,
+        spans=signature.spans,
+        grid=signature.grid,
+    )
+
+
+def count(jaxpr: Any, name: str = "") -> Counter[str]:
+    """FLOPs of a jaxpr by the innermost node mark; `name` stands for what has none."""
+    found: Counter[str] = Counter()
+    for equation in jaxpr.eqns:
+        marks = [s.name for s in equation.source_info.name_stack.stack if hasattr(s, "name")]
+        marks = [mark.removeprefix(MARK) for mark in marks if mark.startswith(MARK)]
+        owner = marks[-1] if marks else name
+        inner = [count(sub, owner) for sub in _inner(equation.params)]
+        match equation.primitive.name:
+            case "cond" if inner:
+                found.update(max(inner, key=Counter.total))
+            case "pallas_call":
+                found[owner] += int(getattr(equation.params.get("cost_estimate"), "flops", 0) or 0)
+            case _ if inner:
+                times = equation.params.get("length", 1) if _loops(equation) else 1
+                for sub in inner:
+                    found.update({key: value * times for key, value in sub.items()})
+            case _:
+                found[owner] += _own(equation)
+    return found
+
+
+def _loops(equation: Any) -> bool:
+    return equation.primitive.name == "scan"
+
+
+def _inner(params: Mapping[str, Any]) -> Iterator[Any]:
+    """The jaxprs that an equation holds. Of a custom derivative only the primal counts."""
+    for key, value in params.items():
+        if key in ("fwd_jaxpr_thunk", "bwd", "jvp_jaxpr_fun", "jvp_jaxpr_thunk"):
+            continue
+        for one in value if isinstance(value, tuple | list) else (value,):
+            sub = getattr(one, "jaxpr", one)
+            if hasattr(sub, "eqns"):
+                yield sub
+
+
+def _own(equation: Any) -> int:
+    """FLOPs of one primitive: two for a multiply-add, one for any other arithmetic."""
+    primitive = equation.primitive.name
+    out = sum(prod(v.aval.shape) for v in equation.outvars if hasattr(v.aval, "shape"))
+    if primitive == "dot_general":
+        (contracted, _), _ = equation.params["dimension_numbers"]
+        shape = equation.invars[0].aval.shape
+        return 2 * out * prod(shape[axis] for axis in contracted)
+    if primitive == "conv_general_dilated":
+        kernel = equation.invars[1].aval.shape
+        features_out = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
+        return 2 * out * prod(kernel) // features_out
+    if primitive in _FREE:
+        return 0
+    if primitive.startswith(_OVER_INPUT):
+        return prod(equation.invars[0].aval.shape)
+    return out

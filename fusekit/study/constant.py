@@ -1,0 +1,70 @@
+"""The constant predictor: the best answer of one who sees no input."""
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusekit.component import HeadSpec
+from fusekit.config.spec import Experiment
+from fusekit.graph.graph import Graph
+from fusekit.study.targets import PREFIX, Targets
+from fusekit.train.evaluate import Gathered
+
+
+def constant_score(
+    experiment: Experiment, graph: Graph, metric: str, tested: Gathered
+) -> float | None:
+    """The metric of one answer for all test rows, taken from the training rows.
+
+    The logarithms of the classes' frequencies for a head of classes, of labels' odds for one of
+    labels, the mean for one of numbers.
+
+    Args:
+      experiment: whose training rows.
+      graph: of the experiment.
+      metric: with the roles `prediction`, a head's, and `target`, a modality's.
+      tested: any model's test rows, for what holds in them.
+
+    Returns:
+      None where the metric is of another kind.
+    """
+    wires = graph.metrics[metric].wires
+    if "prediction" not in wires or "target" not in wires:
+        return None
+    (predicted,), (target,) = wires["prediction"].reads, wires["target"].reads
+    head = graph.nodes.get(predicted.key.node)
+    if head is None or not isinstance(head.spec, HeadSpec) or not target.key.node.startswith(PREFIX):
+        return None
+    name = target.key.node.removeprefix(PREFIX)
+    columns = tested.columns[metric]
+    prediction = columns.values["prediction"]
+    if prediction.ndim != 2:
+        return None
+    seen = Targets(experiment, "train", (name,)).column(name)
+    answer = answer_for(seen, head.spec.link, prediction.shape[1])
+    values = {**columns.values, "prediction": np.broadcast_to(answer, prediction.shape)}
+    spec: Any = graph.metrics[metric].spec
+    value = float(spec.compute(values, columns.rows))
+    return None if math.isnan(value) else value
+
+
+def answer_for(seen: NDArray[Any], link: str, width: int) -> NDArray[np.float64]:
+    """`[width]`: what to answer, whatever comes.
+
+    Args:
+      seen: targets of training: classes `[n]`, labels or numbers `[n, width]`.
+      link: the head's: softmax, sigmoid or none.
+      width: of the answer.
+    """
+    tiny = 0.5 / max(len(seen), 1)
+    if link == "softmax":
+        count = np.bincount(seen.astype(np.int64).ravel(), minlength=max(width, 2))
+        log = np.log(np.maximum(count / max(count.sum(), 1), tiny))
+        return log[1:] - log[:1] if width == 1 else log
+    mean = seen.astype(np.float64).reshape(len(seen), -1).mean(axis=0)
+    if link == "sigmoid":
+        share = np.clip(mean, tiny, 1 - tiny)
+        return np.log(share / (1 - share))
+    return mean

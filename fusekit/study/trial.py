@@ -1,0 +1,154 @@
+"""One strategy's share of a comparison: compiled once, tuned, trained for every seed, controlled."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+import jax
+import numpy as np
+
+from fusekit.config.spec import Experiment
+from fusekit.graph import resolve
+from fusekit.study.feed import Feed
+from fusekit.study.rated import RatedProgram
+from fusekit.study.targets import Targets, open_split
+from fusekit.train.evaluate import Gathered, gather
+from fusekit.train.experiment import layout_of
+from fusekit.train.guard import NonFiniteError
+from fusekit.train.loop import fit, steps_of
+from fusekit.train.replicas import split as split_replicas
+from fusekit.train.state import TrainState
+
+WARM, TIMED = 3, 15
+Swap = dict[str, Targets]
+"""Targets in place of a split's own."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One seed's model.
+
+    Args:
+      validation: its score on the validation rows, by which its state was chosen.
+      tested: what it says of the test rows; None if training failed.
+      state: the chosen state; None if training failed.
+    """
+
+    validation: float
+    tested: Gathered | None = field(repr=False)
+    state: TrainState | None = field(repr=False)
+
+
+class Trial:
+    """A strategy, compiled once for all learning rates, seeds and labels.
+
+    Args:
+      experiment: the strategy; `train.select` is the metric to compare by.
+      seeds: how many, from `train.seed` on. All see the same batches.
+      tick: makes what is called at each step of so many models.
+    """
+
+    def __init__(
+        self, experiment: Experiment, *, seeds: int, tick: Callable[[int], Callable[[], Any]]
+    ):
+        self.experiment, self.seeds, self.tick = experiment, seeds, tick
+        self.graph = resolve(experiment)
+        with self._feeds({}) as (training, _, _):
+            self.steps = steps_of(experiment, training.pipeline)
+        layout = layout_of(experiment)
+        self.program = RatedProgram(self.graph, layout=layout, steps=self.steps, replicas=seeds)
+
+    @property
+    def together(self) -> bool:
+        """Whether seeds only run side by side: an accelerator's program is of all of them."""
+        return self.program.vmapped
+
+    @contextmanager
+    def _feeds(self, swap: Swap, tick: Any = lambda: None) -> Iterator[tuple[Feed, Feed, Feed]]:
+        with ExitStack() as stack:
+            feeds = []
+            for name in ("train", "validation", "test"):
+                pipeline = open_split(self.experiment, name, training=name == "train")
+                stack.callback(pipeline.close)
+                on = tick if name == "train" else lambda: None
+                feeds.append(Feed(pipeline, targets=swap.get(name), tick=on))
+            yield feeds[0], feeds[1], feeds[2]
+
+    def run(
+        self, factor: float, first: int, count: int, swap: Swap | None = None
+    ) -> list[Trained]:
+        """Trains seeds `first` to `first + count`, counted from `train.seed`.
+
+        Args:
+          factor: times the declared learning rate.
+          first: the first seed.
+          count: how many; all, if they only run side by side.
+          swap: targets in place of the data's own.
+        """
+        if count < 1:
+            return []
+        program, train = self.program, self.experiment.train
+        program.replicas = count
+        state = program.rated(program.init(train.seed + first), factor)
+        with self._feeds(swap or {}, self.tick(count)) as (training, validation, test):
+            try:
+                fitted = fit(
+                    program,
+                    state,
+                    training,  # pyright: ignore[reportArgumentType] - it does what a pipeline does
+                    steps=self.steps,
+                    validation=validation,
+                    progress=False,
+                )
+            except NonFiniteError:
+                return [Trained(float("nan"), None, None)] * count
+            if fitted.stopped:
+                raise KeyboardInterrupt
+            found = gather(program, fitted.best, test)
+        tested = found if isinstance(found, list) else [found]
+        states = split_replicas(program, fitted.best)
+        return [
+            Trained(float("nan") if value is None else value, rows, state)
+            if k not in fitted.dead
+            else Trained(float("nan"), None, None)
+            for k, (value, rows, state) in enumerate(
+                zip(fitted.best_values, tested, states, strict=True)
+            )
+        ]
+
+    def tuned(
+        self, factors: Sequence[float], tuning: int, sign: float
+    ) -> tuple[float, dict[float, float], list[Trained]]:
+        """The factor with the best mean validation score, all scores, and its models so far.
+
+        Args:
+          factors: the grid.
+          tuning: how many seeds are trained at each.
+          sign: 1 if a higher score is better, -1 if a lower one is.
+        """
+        done = {factor: self.run(factor, 0, tuning) for factor in factors}
+        scores = {
+            factor: float(np.mean([one.validation for one in trained]))
+            for factor, trained in done.items()
+        }
+        best = max(factors, key=lambda f: -np.inf if np.isnan(scores[f]) else sign * scores[f])
+        return best, scores, done[best]
+
+    def step_seconds(self) -> float:
+        """The median time of a step of one seed; compiled before."""
+        program = self.program
+        if not self.together:
+            program.replicas = 1
+        state: Any = program.init()
+        with self._feeds({}) as (training, _, _):
+            batch = program.batch(next(training).streams)
+        times = []
+        for _ in range(WARM + TIMED):
+            began = time.perf_counter()
+            state, metrics = program.compiled_step(state, batch)
+            jax.block_until_ready((state, metrics))
+            times.append(time.perf_counter() - began)
+        return median(times[WARM:]) / (self.seeds if self.together else 1)

@@ -1,0 +1,1 @@
+"""Encoders: from a stream to features."""

@@ -1,0 +1,90 @@
+"""What all encoders made of transformer blocks share: fields, layers, and the final norm."""
+
+from typing import ClassVar
+
+from flax import nnx
+from pydantic import Field
+
+from fusekit.component import Count, Depth, Positive, Rate, StackSpec
+from fusekit.context import Context
+from fusekit.errors import WiringError
+from fusekit.layered import HOOKS
+from fusekit.stream import Signature, Stream
+from fusekit_modules.layers.activation import ActivationName
+from fusekit_modules.layers.block import Block
+from fusekit_modules.layers.dropout import Kept
+from fusekit_modules.layers.entry import PositionsName
+from fusekit_modules.layers.norm import NormName, norm
+
+
+class BlocksSpec(StackSpec):
+    """Root of the transformer encoders. Subclasses give `infer_start` and `build`."""
+
+    hooks: ClassVar[frozenset[str]] = frozenset(HOOKS)
+
+    depth: Depth = Field(4, description="layers")
+    heads: Count = Field(4, description="attention heads; they divide the width")
+    mlp_ratio: Positive = Field(4.0, description="width inside the feed-forward, by the width")
+    activation: ActivationName = Field("gelu", description="of the feed-forward")
+    norm: NormName = Field("layer", description="layer or root mean square norm")
+    dropout: Rate = Field(0.0, description="of embeddings and of every sublayer's result")
+    drop_path: float = Field(0.0, ge=0.0, lt=1.0, description="of the last layer; grows linearly")
+    drop_path_kept: Kept = Field("rescaled", description="what happens to a kept branch")
+    readout: int = Field(0, ge=0, le=1000, description="learned readout tokens before the others")
+    positions: PositionsName = Field(
+        "auto",
+        description="what is added to tokens; auto: learned for what comes from the batch, keep "
+        "for what another node has embedded",
+    )
+    causal: bool = Field(False, description="tokens read only what stands before them")
+
+    def layers(self) -> int:
+        return self.depth
+
+    def added(self, inputs: Signature) -> PositionsName:
+        """The positions to add, with `auto` decided."""
+        if self.positions != "auto":
+            return self.positions
+        raw = self.input is None or self.input.name == "batch" or inputs.dtype != "float"
+        return "learned" if raw else "keep"
+
+    def checked(self, start: Signature) -> Signature:
+        """The signature, if the heads divide its width. Raises `WiringError`."""
+        if start.width % self.heads:
+            raise WiringError(
+                "the heads do not divide the width",
+                found=f"{self.heads} heads, width {start.width}",
+                expected=f"a divisor of {start.width}",
+                field=("heads",),
+            )
+        return start
+
+    def build_layer(self, index: int, stream: Signature, *, rngs: nnx.Rngs) -> Block:
+        return Block(
+            stream.width,
+            self.heads,
+            hidden=max(round(stream.width * self.mlp_ratio), 1),
+            depth=self.depth,
+            norm_name=self.norm,
+            activation=self.activation,
+            dropout=self.dropout,
+            drop_path=self.drop_path,
+            kept=self.drop_path_kept,
+            causal=self.causal,
+            readouts=self.readout,
+            rotary=self.positions == "rotary",
+            rngs=rngs,
+        )
+
+    def build_end(self, stream: Signature, *, rngs: nnx.Rngs) -> nnx.Module:
+        return End(self.norm, stream.width, rngs=rngs)
+
+
+class End(nnx.Module):
+    """The norm after the last layer."""
+
+    def __init__(self, name: NormName, width: int, *, rngs: nnx.Rngs):
+        self.norm = norm(name, width, rngs=rngs)
+
+    def __call__(self, stream: Stream, *, context: Context) -> Stream:
+        return stream.with_(values=self.norm(stream.values))

@@ -1,0 +1,1 @@
+"""Fusions: where streams meet."""

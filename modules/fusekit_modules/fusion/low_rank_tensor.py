@@ -1,0 +1,58 @@
+"""Low-rank tensor fusion."""
+
+from math import prod
+from typing import Literal
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.nn import initializers
+from pydantic import Field
+
+from fusekit.component import Count, Signatures, register
+from fusekit.context import Context
+from fusekit.parameter import parameter
+from fusekit.stream import Stream
+from fusekit_modules.fusion._present import emit, read
+from fusekit_modules.fusion._vectors import WidthFusionSpec
+
+
+@register
+class LowRankTensorSpec(WidthFusionSpec):
+    """Tensor fusion and a linear map in one, of low rank: LMF (Liu et al. 2018).
+
+    Saves parameters only while rank * sum(d_k + 1) < prod(d_k + 1): see `break_even`. An absent
+    modality counts as [1; 0]: of its factors only the row of the one remains.
+    """
+
+    type: Literal["low_rank_tensor"] = "low_rank_tensor"
+    rank: Count = Field(4, description="how many rank-one terms make up each weight tensor")
+
+    def break_even(self, inputs: Signatures) -> int:
+        """The highest rank with fewer weights than `tensor` followed by a linear map."""
+        sizes = [signature.width + 1 for signature in inputs.values()]
+        return (prod(sizes) - 1) // sum(sizes)
+
+    def build(self, inputs: Signatures, *, rngs: nnx.Rngs) -> "LowRankTensor":
+        return LowRankTensor(self, inputs, rngs=rngs)
+
+
+class LowRankTensor(nnx.Module):
+    """y = sum_r w_r prod_k ([1; x_k] F_k,r) + b, `[b, width]`."""
+
+    def __init__(self, spec: LowRankTensorSpec, inputs: Signatures, *, rngs: nnx.Rngs):
+        width, init = spec.out_width(inputs), initializers.lecun_normal(batch_axis=0)
+        axes = ("rank", "embed", "features")
+        shapes = [(spec.rank, signature.width + 1, width) for signature in inputs.values()]
+        self.factors = nnx.List([parameter(rngs, init, shape, axes) for shape in shapes])
+        mix = initializers.normal(spec.rank**-0.5)
+        self.mix = parameter(rngs, mix, (spec.rank,), ("rank",))
+        self.bias = parameter(rngs, initializers.zeros, (width,), ("features",))
+
+    def __call__(self, streams: dict[str, Stream], *, context: Context) -> Stream:
+        values, _ = read(streams)
+        product = jnp.ones((), values[0].dtype)
+        for value, parameters in zip(values, self.factors, strict=True):
+            factor = parameters[...].astype(value.dtype)
+            product *= factor[:, 0][:, None] + jnp.einsum("bd,rdo->rbo", value, factor[:, 1:])
+        mix, bias = self.mix[...].astype(product.dtype), self.bias[...].astype(product.dtype)
+        return emit(jnp.einsum("r,rbo->bo", mix, product) + bias, streams.values())

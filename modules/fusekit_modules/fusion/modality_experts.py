@@ -1,0 +1,110 @@
+"""One feed-forward network per modality, inside a shared stack."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.nn import initializers
+from pydantic import Field
+
+from fusekit.component import OperatorSpec, Signatures, Width, register
+from fusekit.context import Context
+from fusekit.errors import WiringError
+from fusekit.layered import Branch, Edit, Operator, Reads
+from fusekit.parameter import parameter
+from fusekit.stream import Signature, Stream, label_id
+from fusekit_modules.layers.expect import expect_sequence
+
+
+@register
+class ModalityExpertsSpec(OperatorSpec):
+    """Attention is shared, feed-forward is each modality's own: VLMo (Bao 2022, sec. 3.2).
+
+    Tokens are routed by label. Labels that are not named keep the layer's own feed-forward. Absent
+    and padded tokens are skipped.
+    """
+
+    needs = frozenset({"replace"})
+    type: Literal["modality_experts"] = "modality_experts"
+    labels: tuple[str, ...] = Field((), description="which labels; default all of the stream")
+    hidden: Width | None = Field(None, description="width within an expert; default four times")
+
+    def labels_of(self, stream: Signature) -> tuple[str, ...]:
+        return self.labels or tuple(dict.fromkeys(span.label for span in stream.spans))
+
+    def infer_edit(
+        self, streams: tuple[Signature, ...], reads: Signatures
+    ) -> tuple[Signature, ...]:
+        """The streams as they are. Raises `WiringError` for labels that no stream holds."""
+        held = {span.label for stream in streams for span in stream.spans}
+        for number, stream in enumerate(streams):
+            expect_sequence(stream, f"into {number}", field=("into",))
+        if missing := [label for label in self.labels if label not in held]:
+            message, expected = "no token has this label", ", ".join(sorted(held))
+            raise WiringError(message, found=missing[0], expected=expected, field=("labels",))
+        return streams
+
+    def build_operator(
+        self, streams: tuple[Signature, ...], reads: Signatures, *, rngs: nnx.Rngs
+    ) -> Operator:
+        return ModalityExperts(self, streams, rngs=rngs) if self.share else Operator()
+
+    def build_layer(
+        self, index: int, streams: tuple[Signature, ...], reads: Signatures, *, rngs: nnx.Rngs
+    ) -> "ModalityExperts":
+        return ModalityExperts(self, streams, rngs=rngs)
+
+
+class Expert(nnx.Module):
+    """d -> hidden -> d with GELU, without biases."""
+
+    def __init__(self, width: int, hidden: int, *, rngs: nnx.Rngs):
+        init = initializers.lecun_normal()
+        self.up = parameter(rngs, init, (width, hidden), ("embed", "mlp"))
+        self.down = parameter(rngs, init, (hidden, width), ("mlp", "embed"))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        hidden = jax.nn.gelu(x @ self.up[...].astype(x.dtype), approximate=False)
+        return hidden @ self.down[...].astype(x.dtype)
+
+
+class ModalityExperts(Operator):
+    """One place's experts, by label."""
+
+    def __init__(
+        self, spec: ModalityExpertsSpec, streams: tuple[Signature, ...], *, rngs: nnx.Rngs
+    ):
+        width = streams[0].width
+        self.labels = tuple(dict.fromkeys(label for s in streams for label in spec.labels_of(s)))
+        hidden = spec.hidden or 4 * width
+        self.experts = nnx.List([Expert(width, hidden, rngs=rngs) for _ in self.labels])
+
+    def enter(
+        self,
+        streams: tuple[Stream, ...],
+        reads: Reads,
+        state: Any,
+        *,
+        layers: Sequence[nnx.Module],
+        context: Context,
+    ) -> tuple[tuple[Edit, ...], Any]:
+        edit = Edit(replace={"mlp": Branch(self.apply, self.labels)})
+        return tuple(edit for _ in streams), state
+
+    def apply(self, stream: Stream) -> Stream:
+        """`[b, t, d] -> [b, t, d]`: cut by spans, or by the labels of tokens where these vary."""
+        if stream.label is not None:
+            out = jnp.zeros_like(stream.values)
+            for label, expert in zip(self.labels, self.experts, strict=True):
+                mine = (stream.label == label_id(label))[..., None]
+                out = jnp.where(mine, expert(stream.values), out)
+            return stream.with_(values=out)
+        parts, at, experts = [], 0, dict(zip(self.labels, self.experts, strict=True))
+        for span in stream.spans:
+            part = stream.values[:, at : at + span.size]
+            expert = experts.get(span.label)
+            parts.append(jnp.zeros_like(part) if expert is None else expert(part))
+            at += span.size
+        return stream.with_(values=jnp.concatenate(parts, axis=1))

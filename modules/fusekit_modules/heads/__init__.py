@@ -1,0 +1,1 @@
+"""Heads: read streams out."""

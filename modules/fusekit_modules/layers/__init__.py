@@ -1,0 +1,1 @@
+"""Layers: ordinary NNX modules beneath the components, without specs."""

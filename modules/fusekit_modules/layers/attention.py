@@ -1,0 +1,126 @@
+"""Multi-head attention over streams."""
+
+from collections.abc import Mapping, Sequence
+from functools import reduce
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from fusekit.context import Context
+from fusekit.errors import FusekitError
+from fusekit.layered import KeyValue
+from fusekit.stream import Stream
+from fusekit_modules.layers.dot_product import dot_product
+from fusekit_modules.layers.linear import Deltas, Linear
+from fusekit_modules.layers.rotary import rotate
+
+Mask = Bool[Array, "*b q k"]
+
+
+def both(masks: Sequence[Mask | None]) -> Mask | None:
+    """Where all the masks are true. `None`: everywhere."""
+    given = [mask for mask in masks if mask is not None]
+    return reduce(jnp.logical_and, given) if given else None
+
+
+def readable(sources: Sequence[KeyValue]) -> Bool[Array, "b 1 k"] | None:
+    """Keys that are neither padded nor absent, side by side. `None`: all."""
+    if all(source.tokens.valid() is None for source in sources):
+        return None
+    columns = []
+    for source in sources:
+        valid = source.tokens.valid()
+        columns.append(jnp.ones(source.key.shape[:2], bool) if valid is None else valid)
+    return jnp.concatenate(columns, axis=1)[:, None, :]
+
+
+class Attention(nnx.Module):
+    """Multi-head attention (Vaswani et al. 2017, section 3.2.2).
+
+    Args:
+      width: size of the queries' last axis, and of what comes out.
+      heads: how many heads.
+      head_dim: size of a head; default `width / heads`.
+      source_width: size of the keys' last axis; default `width`.
+      rotary: turn queries and keys by their positions.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        head_dim: int | None = None,
+        source_width: int | None = None,
+        rotary: bool = False,
+        rngs: nnx.Rngs,
+    ):
+        self.rotary = rotary
+        head_dim = head_dim or width // heads
+        source = source_width or width
+        inward, outward = ("embed", "heads", "head_dim"), ("heads", "head_dim", "embed")
+        self.query = Linear(width, (heads, head_dim), axes=inward, rngs=rngs)
+        self.key = Linear(source, (heads, head_dim), axes=inward, rngs=rngs)
+        self.value = Linear(source, (heads, head_dim), axes=inward, rngs=rngs)
+        self.out = Linear((heads, head_dim), width, axes=outward, rngs=rngs)
+
+    def queries(
+        self, stream: Stream, weights: Mapping[str, Deltas] | None = None
+    ) -> Float[Array, "b q h k"]:
+        query = self.query(stream.values, (weights or {}).get("query", ()))
+        return rotate(query, stream.positions()) if self.rotary else query
+
+    def keys_values(self, stream: Stream, weights: Mapping[str, Deltas] | None = None) -> KeyValue:
+        """Keys and values of a stream that is already normalised, for this or another layer."""
+        weights = weights or {}
+        if stream.width != self.key.inputs[0]:
+            raise FusekitError(
+                f"attention projects keys of width {self.key.inputs[0]}, not {stream.width}"
+            )
+        key = self.key(stream.values, weights.get("key", ()))
+        value = self.value(stream.values, weights.get("value", ()))
+        if self.rotary:
+            key = rotate(key, stream.positions())
+        return KeyValue(key, value, stream)
+
+    def read(
+        self,
+        query: Float[Array, "b q h k"],
+        sources: Sequence[KeyValue],
+        *,
+        masks: Sequence[Mask | None] = (),
+        weights: Mapping[str, Deltas] | None = None,
+        context: Context,
+    ) -> Float[Array, "b q d"]:
+        """What the queries read of all sources together. Padded and absent keys are not read; a
+        query that may read nothing gets exact zeros, without the bias."""
+        for source in sources:
+            if source.key.shape[2:] != query.shape[2:]:
+                raise FusekitError(
+                    f"keys of {source.key.shape[2]} heads of size {source.key.shape[3]} meet "
+                    f"queries of {query.shape[2]} heads of size {query.shape[3]}"
+                )
+        key = jnp.concatenate([source.key.astype(query.dtype) for source in sources], axis=1)
+        value = jnp.concatenate([source.value.astype(query.dtype) for source in sources], axis=1)
+        mask = both([readable(sources), *masks])
+        if mask is not None:
+            mask = jnp.broadcast_to(mask, (*mask.shape[:-2], query.shape[1], key.shape[1]))
+        mixed, attention = dot_product(query, key, value, mask)
+        context.collect("attention", attention)
+        out = self.out(mixed, (weights or {}).get("out", ()))
+        if mask is None:
+            return out
+        return jnp.where(jnp.any(mask, axis=-1)[..., None], out, jnp.zeros((), out.dtype))
+
+    def __call__(
+        self,
+        stream: Stream,
+        source: Stream | None = None,
+        *,
+        masks: Sequence[Mask | None] = (),
+        context: Context,
+    ) -> Float[Array, "b q d"]:
+        """The stream reads `source`, or itself. `masks` (`[*b, q, k]`) intersect."""
+        keys = self.keys_values(stream if source is None else source)
+        return self.read(self.queries(stream), [keys], masks=masks, context=context)

@@ -1,0 +1,214 @@
+"""The pre-norm transformer block, which obeys every hook of `fusekit.layered.Edit`."""
+
+from collections.abc import Callable, Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from fusekit.context import Context
+from fusekit.errors import FusekitError
+from fusekit.layered import Edits, KeyValue, LayerOutput
+from fusekit.stream import Stream, concatenate
+from fusekit_modules.layers.activation import ActivationName
+from fusekit_modules.layers.attention import Attention
+from fusekit_modules.layers.choose import Chosen, route, take, take_stream
+from fusekit_modules.layers.dropout import Kept, drop_path_factor, dropout
+from fusekit_modules.layers.edits import Merged, merge
+from fusekit_modules.layers.mlp import MLP
+from fusekit_modules.layers.norm import NormName, norm
+
+
+def described(streams: Sequence[Stream]) -> Stream:
+    """What mask rules see: tokens' descriptions, without contents."""
+    empty = [s.with_(values=jnp.zeros((s.batch, s.length, 0))) for s in streams]
+    return empty[0] if len(empty) == 1 else concatenate(empty)
+
+
+def causal_mask(own: int, extras: int, others: int, readouts: int) -> Bool[np.ndarray, "q k"]:
+    """Who reads whom where a stream's tokens read what stands before them.
+
+    The first `readouts` tokens are the stack's own readout tokens: they read every token and no
+    other token reads them. Extra tokens are read by all and read one another only, and so the
+    future reaches no token by way of them. Further keys are read by all.
+    """
+    mask = np.ones((own + extras, own + extras + others), bool)
+    mask[:own, :own] = np.tril(mask[:own, :own])
+    mask[:own, :readouts] = False
+    mask[:readouts, :own] = True
+    mask[own:, :own] = False
+    return mask
+
+
+class Block(nnx.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)) (Xiong et al. 2020, pre-LN).
+
+    Extra tokens stand after the stream's own and are processed with the same weights; edits by
+    label cover readout tokens of that label, and edits of all tokens cover extra tokens too.
+
+    Args:
+      width: size of the tokens.
+      heads: attention heads.
+      hidden: width inside the feed-forward sublayer.
+      depth: layers of the stack, over which `drop_path` grows from 0 linearly.
+      causal: tokens read only what stands before them; see `causal_mask`.
+      readouts: how many of the first tokens are readout tokens; matters where `causal`.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        hidden: int,
+        depth: int = 1,
+        norm_name: NormName = "layer",
+        activation: ActivationName = "gelu",
+        dropout: float = 0.0,
+        drop_path: float = 0.0,
+        kept: Kept = "rescaled",
+        causal: bool = False,
+        readouts: int = 0,
+        rotary: bool = False,
+        rngs: nnx.Rngs,
+    ):
+        self.depth, self.causal, self.readouts = depth, causal, readouts
+        self.dropout, self.drop_path = dropout, drop_path
+        self.kept: Kept = kept
+        self.attention_norm = norm(norm_name, width, rngs=rngs)
+        self.attention = Attention(width, heads, rotary=rotary, rngs=rngs)
+        self.mlp_norm = norm(norm_name, width, rngs=rngs)
+        self.mlp = MLP(width, hidden, activation=activation, rngs=rngs)
+
+    def keys_values(self, stream: Stream) -> KeyValue:
+        """What this layer's attention would read of a stream that enters it, for other stacks."""
+        normal = stream.with_(values=self.attention_norm(stream.values))
+        return self.attention.keys_values(normal)
+
+    def __call__(
+        self, stream: Stream, edits: Edits | None = None, *, context: Context
+    ) -> LayerOutput:
+        """Structure and dtype of the stream are kept. Extras come back in the order of edits.
+
+        Raises `FusekitError` where edits contradict each other or widths do not fit.
+        """
+        edits = edits or Edits()
+        merged = merge(edits)
+        stream = stream if merged.stream is None else merged.stream
+        parts = [
+            stream,
+            *(t.with_(values=t.values.astype(stream.values.dtype)) for t in merged.tokens),
+        ]
+        for part in parts:
+            if part.width != stream.width:
+                raise FusekitError(f"tokens of width {part.width} join a stream of {stream.width}")
+        whole = parts[0] if len(parts) == 1 else concatenate(parts)
+        sizes = [part.length for part in parts]
+        for name, sublayer in (("attention", self._attend), ("mlp", self._feed)):
+            normal = whole.with_(values=self._normal(name, whole, merged))
+            own = sublayer(normal, parts, merged, context)
+            update = route(
+                normal,
+                own,
+                skip=merged.skip.get(name, ()),
+                replace=merged.replace.get(name),
+                residual=merged.residual.get(name, ()),
+            )
+            update = self._drop(update.astype(whole.values.dtype), sizes, name, context)
+            whole = whole.with_(values=whole.values + update)
+        return self._split(stream, whole.values, sizes, edits)
+
+    def _normal(self, name: str, whole: Stream, merged: Merged) -> Float[Array, "b n d"]:
+        """The normalised input of a sublayer."""
+        own = self.attention_norm if name == "attention" else self.mlp_norm
+        deltas = merged.norm.get(name, ())
+        return route(
+            whole,
+            lambda chosen: own(take(whole.values, chosen), deltas),
+            skip=merged.skip.get(f"{name}_norm", ()),
+            replace=merged.replace.get(f"{name}_norm"),
+            residual=merged.residual.get(f"{name}_norm", ()),
+            skipped=whole.values,
+        )
+
+    def _attend(
+        self, normal: Stream, parts: list[Stream], merged: Merged, context: Context
+    ) -> Callable[[Chosen | None], Array]:
+        """Attention of the chosen tokens over all tokens."""
+
+        def own(chosen: Chosen | None) -> Array:
+            weights = merged.deltas("attention")
+            sources = [self.attention.keys_values(normal, weights)]
+            for extra in merged.keys_values:
+                if isinstance(extra, Stream):
+                    extra = self._project(extra, merged, normal.values.dtype)
+                sources.append(extra)
+            others = sum(source.key.shape[1] for source in sources[1:])
+            masks: list[Array] = []
+            if self.causal:
+                own_size = parts[0].length
+                extras = normal.length - own_size
+                masks.append(jnp.asarray(causal_mask(own_size, extras, others, self.readouts)))
+            if merged.masks:
+                readers = described(parts)
+                readable = described([*parts, *(source.tokens for source in sources[1:])])
+                masks += [rule(readers, readable) for rule in merged.masks]
+            masks = [
+                take(mask, chosen, axis=mask.ndim - 2) if mask.shape[-2] > 1 else mask
+                for mask in masks
+            ]
+            query = self.attention.queries(take_stream(normal, chosen), weights)
+            return self.attention.read(
+                query, sources, masks=masks, weights=weights, context=context
+            )
+
+        return own
+
+    def _project(self, extra: Stream, merged: Merged, dtype: jnp.dtype) -> KeyValue:
+        """Extra keys and values from tokens, normalised and projected as the layer's own."""
+        extra = extra.clean()
+        values = extra.values.astype(dtype)
+        values = self.attention_norm(values, merged.norm.get("attention", ()))
+        return self.attention.keys_values(extra.with_(values=values), merged.deltas("attention"))
+
+    def _feed(
+        self, normal: Stream, parts: list[Stream], merged: Merged, context: Context
+    ) -> Callable[[Chosen | None], Array]:
+        """The feed-forward sublayer of the chosen tokens."""
+        return lambda chosen: self.mlp(take(normal.values, chosen), merged.deltas("mlp"))
+
+    def _drop(self, update: Array, sizes: list[int], name: str, context: Context) -> Array:
+        """Dropout, part by part so that extra tokens do not change the stream's randomness, and
+        drop-path, the same for all tokens of a sample."""
+        if not context.training:
+            return update
+        pieces, at = [], 0
+        for index, size in enumerate(sizes):
+            piece = update[:, at : at + size]
+            purpose = f"{name}.dropout" + (f".extra.{index}" if index else "")
+            pieces.append(dropout(piece, self.dropout, context=context, purpose=purpose))
+            at += size
+        update = pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces, axis=1)
+        factor = drop_path_factor(
+            update.shape[0],
+            self.drop_path,
+            self.depth,
+            context=context,
+            kept=self.kept,
+            purpose=f"{name}.drop_path",
+        )
+        return update if factor is None else update * factor.astype(update.dtype)
+
+    def _split(self, stream: Stream, values: Array, sizes: list[int], edits: Edits) -> LayerOutput:
+        """The stream and each edit's extra tokens, in their own dtype."""
+        extras: list[Stream | None] = []
+        at, index = sizes[0], 1
+        for edit in edits.all:
+            if edit.tokens is None:
+                extras.append(None)
+                continue
+            part = values[:, at : at + sizes[index]].astype(edit.tokens.values.dtype)
+            extras.append(edit.tokens.with_(values=part))
+            at, index = at + sizes[index], index + 1
+        return LayerOutput(stream.with_(values=values[:, : sizes[0]]), tuple(extras))

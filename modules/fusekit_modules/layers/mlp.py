@@ -1,0 +1,40 @@
+"""The feed-forward sublayer."""
+
+from collections.abc import Mapping
+
+from flax import nnx
+from jaxtyping import Array, Float
+
+from fusekit_modules.layers.activation import ActivationName, activation
+from fusekit_modules.layers.linear import Deltas, Linear
+
+
+class MLP(nnx.Module):
+    """`down(activation(up(x)))` (Vaswani et al. 2017, equation 2).
+
+    Args:
+      width: size of the last axis coming in.
+      hidden: size in between.
+      outputs: size going out; default `width`.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        hidden: int,
+        *,
+        outputs: int | None = None,
+        activation: ActivationName = "gelu",
+        rngs: nnx.Rngs,
+    ):
+        self.activation: ActivationName = activation
+        self.up = Linear(width, hidden, axes=("embed", "mlp"), rngs=rngs)
+        self.down = Linear(hidden, outputs or width, axes=("mlp", "embed"), rngs=rngs)
+
+    def __call__(
+        self, x: Float[Array, "b *n d"], weights: Mapping[str, Deltas] | None = None
+    ) -> Float[Array, "b *n o"]:
+        """`weights` holds deltas of `up` and `down`."""
+        weights = weights or {}
+        hidden = activation(self.activation)(self.up(x, weights.get("up", ())))
+        return self.down(hidden, weights.get("down", ()))

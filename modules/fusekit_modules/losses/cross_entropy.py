@@ -1,0 +1,101 @@
+"""Cross-entropy over classes."""
+
+from typing import Annotated, Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from pydantic import Field
+
+from fusekit.component import LossSpec, LossValue, Signatures, register
+from fusekit.config.reference import Ref
+from fusekit.context import Context
+from fusekit.errors import WiringError
+from fusekit.stream import Stream
+from fusekit_modules.losses._count import check_where, counted, keep, summed, wide
+from fusekit_modules.losses._match import check_classes
+
+Class = Annotated[int, Field(ge=0, strict=True)]
+Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+Weight = Annotated[float, Field(ge=0.0, le=1e6)]
+
+
+@register
+class CrossEntropySpec(LossSpec):
+    """Cross-entropy of logits and classes, of samples or of each token.
+
+    With smoothing s (Szegedy et al. 2016, section 7) and class weights w, a row of class y adds
+    (1 - s) w_y (-log p_y) + (s / C) sum_c w_c (-log p_c), and w_y to the weight by which the sum is
+    divided. Tokens that are padded, or not in `where`, do not count.
+    """
+
+    type: Literal["cross_entropy"] = "cross_entropy"
+    prediction: Ref = Field(description="logits: a vector, or a sequence of them")
+    target: Ref | Class = Field(description="the classes, or one class for every row")
+    smoothing: Share = Field(0.0, description="share of the target spread over all classes")
+    class_weights: tuple[Weight, ...] = Field((), description="one a class; default all one")
+
+    @classmethod
+    def examples(cls) -> list[dict[str, Any]]:
+        names = {"prediction": "head", "target": "batch.label"}
+        return [names, {**names, "smoothing": 0.1}, {"prediction": "head", "target": 1}]
+
+    def check(self, inputs: Signatures) -> None:
+        """Logits, and as many classes. Raises `WiringError` otherwise."""
+        prediction = inputs["prediction"]
+        per_token = prediction.axes == ("time", "embed")
+        if prediction.kind != "vector" and not per_token:
+            raise WiringError(
+                "the prediction holds no logits of classes",
+                found=prediction,
+                expected="a head such as classifier or token_classifier",
+                field=("prediction",),
+            )
+        classes = prediction.width
+        if self.class_weights and len(self.class_weights) != classes:
+            raise WiringError(
+                "one weight a class is due",
+                found=len(self.class_weights),
+                expected=classes,
+                field=("class_weights",),
+            )
+        if isinstance(self.target, int):
+            if self.target >= classes:
+                raise WiringError(
+                    "there is no such class",
+                    found=self.target,
+                    expected=f"a class from 0 to {classes - 1}",
+                    field=("target",),
+                )
+        else:
+            check_classes(prediction, inputs["target"])
+        check_where(inputs, prediction.length if per_token else None)
+
+    def build(self, inputs: Signatures, *, rngs: nnx.Rngs) -> "CrossEntropy":
+        return CrossEntropy(self)
+
+
+class CrossEntropy(nnx.Module):
+    """Logits `[b, c]` and classes `[b]`, or `[b, t, c]` and `[b, t]`."""
+
+    def __init__(self, spec: CrossEntropySpec):
+        self.constant = spec.target if isinstance(spec.target, int) else None
+        self.smoothing, self.class_weights = spec.smoothing, spec.class_weights
+
+    def __call__(self, streams: dict[str, Stream], *, rows: Any, context: Context) -> LossValue:
+        logits = streams["prediction"].values
+        valid = counted(streams, rows, tokens=logits.shape[1] if logits.ndim == 3 else None)
+        if self.constant is None:
+            target = keep(streams["target"].values, valid)
+        else:
+            target = jnp.full(valid.shape, self.constant, jnp.int32)
+        surprise = -jax.nn.log_softmax(keep(wide(logits), valid), axis=-1)
+        of_target = jnp.take_along_axis(surprise, target[..., None], axis=-1)[..., 0]
+        if not self.class_weights:
+            each = (1 - self.smoothing) * of_target + self.smoothing * jnp.mean(surprise, axis=-1)
+            return summed(each if self.smoothing else of_target, valid)
+        weights = jnp.asarray(self.class_weights, surprise.dtype)
+        weight = weights[target]
+        spread = jnp.mean(weights * surprise, axis=-1)
+        each = (1 - self.smoothing) * weight * of_target + self.smoothing * spread
+        return summed(each, valid, weight)

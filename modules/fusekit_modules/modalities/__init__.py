@@ -1,0 +1,1 @@
+"""Modalities: what one entry of a batch is."""

@@ -1,0 +1,333 @@
+"""Whatever a config file holds, the answer is an experiment or a `ConfigError`, and soon.
+
+Mutations are seeded. The first part damages whole configs, byte by byte and value by value. The
+second changes one character of one key at a time, and looks at what is suggested.
+"""
+
+import json
+import random
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fusekit.config import compose, loader
+from fusekit.config.compose import shipped
+from fusekit.config.loader import Loaded, load, loads
+from fusekit.config.registry import components
+from fusekit.config.source import decode, parse
+from fusekit.config.tree import Node, plain
+from fusekit.errors import ConfigError
+
+GOLDEN = Path(__file__).with_name("golden")
+SHIPPED = sorted(shipped().rglob("*.yaml"))
+SECONDS = 2.0
+
+Check = Callable[[str, Path], Any]
+
+
+def check_language(text: str, file: Path) -> Loaded:
+    """As far as specs go."""
+    return loads(text, file.name, folder=file.parent)
+
+
+def check_graph(text: str, file: Path) -> Loaded:
+    """As far as the graph."""
+    from fusekit.graph import resolve
+
+    loaded = check_language(text, file)
+    resolve(loaded.experiment, loaded.locate)
+    return loaded
+
+
+# Whole configs, damaged.
+
+TOKENS = [
+    *["&a ", "*a", "!x ", "!!int ", "<<: ", "? ", ": ", "- ", "---\n", "...\n", "%YAML 1.1\n"],
+    *["{", "}", "[", "]", ",", "'", '"', "|\n", ">\n", "#", "@", "`", "\\", "\t", "\n", "\r", " "],
+    *["\0", "\x07", "\x85", "\u2028", "\ufeff", "\U0001f642", "é", '"\\uD800"', '"\\UFFFFFFFF"'],
+    *["null", "~", "true", "no", "1e999", ".nan", "-.inf", "0x", "9" * 400, "-0", "1_0", "1e-4"],
+    *["extends: base/good.yaml\n", "version: 1\n", "batch", "type", "inputs", "into", "@3..", "@"],
+]
+VALUES: list[Any] = [
+    *[None, True, False, 0, -1, 1, 10**30, 0.5, -1e300, float("nan"), float("inf")],
+    *["", " ", "x", "image", "image@3..", "batch.label", "\0", "a" * 5000, "type", "é"],
+    *[[], {}, [[]], [None], {"type": "mlp"}, {"type": 3}, {"": {}}, {"a": {"b": {"c": 1}}}],
+    *[["image"] * 50, {str(i): i for i in range(50)}],
+]
+
+
+def damaged(data: bytes, random: random.Random) -> bytes:
+    """Up to five changes of bytes."""
+    for _ in range(random.randint(1, 5)):
+        at = random.randrange(len(data) + 1)
+        until = min(len(data), at + random.randint(1, 30))
+        match random.randrange(6):
+            case 0:
+                data = data[:at] + bytes([random.randrange(256)]) + data[at + 1 :]
+            case 1:
+                data = data[:at] + random.choice(TOKENS).encode("utf-8", "replace") + data[at:]
+            case 2:
+                data = data[:at] + data[until:]
+            case 3:
+                data = data[:until] + data[at:]
+            case 4:
+                lines = data.split(b"\n")
+                random.shuffle(lines)
+                data = b"\n".join(lines)
+            case 5:
+                data = data[:at]
+    return data
+
+
+def restructured(tree: Any, random: random.Random) -> Any:
+    """Up to three changes of values and keys."""
+    tree = json.loads(json.dumps(tree))
+    for _ in range(random.randint(1, 3)):
+        holders = list(_holders(tree))
+        if not holders:
+            return tree
+        holder = random.choice(holders)
+        keys = list(holder) if isinstance(holder, dict) else list(range(len(holder)))
+        key = random.choice(keys)
+        match random.randrange(5):
+            case 0:
+                holder[key] = deepcopy(random.choice(VALUES))
+            case 1:
+                del holder[key]
+            case 2:
+                other = random.choice(holders)
+                holder[key] = json.loads(json.dumps(random.choice(_values(other)) or None))
+            case 3:
+                holder[key] = [holder[key]]
+            case 4 if isinstance(holder, dict):
+                word = random.choice(["x", "batch", "type", "", "a b", "3", "inputs", "extends"])
+                holder[word] = holder.pop(key)
+    return tree
+
+
+def _holders(tree: Any) -> Iterator[Any]:
+    if isinstance(tree, dict | list) and tree:
+        yield tree
+        for child in _values(tree):
+            yield from _holders(child)
+
+
+def _values(tree: Any) -> list[Any]:
+    return list(tree.values()) if isinstance(tree, dict) else list(tree)
+
+
+def attack(files: list[Path], count: int, check: Check) -> tuple[int, int]:
+    """How many mutations were accepted, and how many refused."""
+    accepted = refused = 0
+    for seed in range(count):
+        rng = random.Random(seed)
+        file = rng.choice(files)
+        data = file.read_bytes()
+        if rng.random() < 0.6:
+            data = damaged(data, rng)
+        elif (root := parse(data.decode(), file.name).root) is not None:
+            data = json.dumps(restructured(plain(root), rng), ensure_ascii=False).encode()
+        began = time.process_time()
+        try:
+            check(decode(data, file.name), file)
+            accepted += 1
+        except ConfigError as error:
+            refused += 1
+            unplaced = [problem for problem in error.problems if problem.position is None]
+            if unplaced or not error.problems:
+                raise AssertionError(f"seed {seed}: no position: {error}") from error
+            str(error).encode()
+        except Exception as error:
+            error.add_note(f"seed {seed}, {file.name}:\n{data[:2000]!r}")
+            raise
+        assert time.process_time() - began < SECONDS, f"seed {seed}"
+    return accepted, refused
+
+
+@pytest.mark.parametrize("count", [500, pytest.param(10_000, marks=pytest.mark.slow, id="slow")])
+@pytest.mark.usefixtures("fakes")
+def test_damaged_language(count: int):
+    accepted, refused = attack(sorted(GOLDEN.rglob("*.yaml")), count, check_language)
+    assert min(accepted, refused) > count // 100
+
+
+@pytest.mark.skipif(not SHIPPED, reason="no configs are shipped")
+@pytest.mark.parametrize("count", [500, pytest.param(10_000, marks=pytest.mark.slow, id="slow")])
+def test_damaged_configs(count: int):
+    accepted, refused = attack(SHIPPED, count, check_graph)
+    assert min(accepted, refused) > count // 100
+
+
+# One character of one key.
+
+FREE = [
+    *[(section, "*") for section in ("encoders", "fusion", "heads", "losses", "metrics", "data")],
+    ("train", "groups", "*"),
+    ("data", "*", "transforms", "*"),
+    ("fusion", "*", "inputs", "*"),
+    ("losses", "*", "inputs", "*"),
+]
+"""Keys that are names or roles which their author chose: another one, if nothing else refers to
+it, is the same experiment under another name."""
+
+LATER = [("mesh", "params", "*"), ("mesh", "activations", "*")]
+"""Keys that only the layout of a built model can judge."""
+
+
+def matches(path: tuple[str | int, ...], patterns: list[tuple[str, ...]]) -> bool:
+    return any(
+        len(path) == len(pattern) and all(a in ("*", b) for a, b in zip(pattern, path, strict=True))
+        for pattern in patterns
+    )
+
+
+def keys(
+    node: Node, path: tuple[str | int, ...] = ()
+) -> Iterator[tuple[tuple[str | int, ...], Node]]:
+    """Every key of a file: its path, and its value with the position of the key."""
+    if isinstance(node.value, dict):
+        for name, child in node.fields.items():
+            yield (*path, name), child
+            yield from keys(child, (*path, name))
+    else:
+        for index, child in enumerate(node.items):
+            yield from keys(child, (*path, index))
+
+
+def misspelt(key: str, rng: random.Random, every: bool) -> list[str]:
+    """The key with one character changed, deleted or inserted: one of each, or at each place."""
+    letters = "abcdefghijklmnopqrstuvwxyz_"
+
+    def at(count: int) -> list[int]:
+        return list(range(count)) if every else [rng.randrange(count)]
+
+    found = [key[:i] + rng.choice(letters.replace(key[i], "")) + key[i + 1 :] for i in at(len(key))]
+    found += [key[:i] + key[i + 1 :] for i in at(len(key)) if len(key) > 1]
+    found += [key[:i] + rng.choice(letters) + key[i:] for i in at(len(key) + 1)]
+    return [word for word in dict.fromkeys(found) if word != key]
+
+
+def with_key(text: str, node: Node, key: str, word: str) -> str | None:
+    """The text with another word where a key stands; None if the key is written otherwise."""
+    assert node.key is not None
+    lines = text.split("\n")
+    line, at = lines[node.key.line - 1], node.key.column - 1
+    if not line[at:].startswith(key):
+        return None
+    lines[node.key.line - 1] = line[:at] + word + line[at + len(key) :]
+    return "\n".join(lines)
+
+
+def hints_at(error: ConfigError, key: str, word: str) -> bool:
+    """Whether the message leads to the key: it is suggested (`batch.image` suggests `image`), or
+    it is what was looked for in vain and the misspelt one is suggested."""
+    return any(
+        key in (names := [part for name in problem.nearest for part in name.split(".")])
+        or (word in names and key in f"{problem.message} {problem.found}")
+        for problem in error.problems
+    )
+
+
+def same(one: Loaded, other: Loaded) -> bool:
+    """Whether as many entries of the same types are in the same sections, in the same order."""
+
+    def outline(loaded: Loaded) -> list[tuple[Any, str]]:
+        return [(path[0], spec.type) for path, spec in loaded.experiment.entries()]
+
+    return outline(one) == outline(other)
+
+
+def misspell_keys(
+    file: Path, whole: Path, check: Callable[[Path], Loaded], every: bool
+) -> list[str]:
+    """Misspells the keys of a file, which `whole` is or extends.
+
+    Returns what was accepted that should not have been, or refused without the right hint.
+    """
+    text = file.read_text(encoding="utf-8")
+    original = check(whole)
+    root = parse(text, file.name).root
+    assert root is not None
+    wrong: list[str] = []
+    rng = random.Random(file.name)
+    for path, node in keys(root):
+        key = str(path[-1])
+        for word in misspelt(key, rng, every):
+            changed = with_key(text, node, key, word)
+            if changed is None or matches(path, LATER):
+                continue
+            label = f"{'.'.join(map(str, path))} -> {word}"
+            file.write_text(changed, encoding="utf-8")
+            try:
+                loaded = check(whole)
+            except ConfigError as error:
+                if not hints_at(error, key, word):
+                    wrong.append(f"{label}: no hint:\n{error}")
+                continue
+            if not matches(path, FREE) or not same(original, loaded):
+                wrong.append(f"{label}: accepted")
+    file.write_text(text, encoding="utf-8")
+    return wrong
+
+
+def check_path(path: Path) -> Loaded:
+    """A file as far as the graph."""
+    from fusekit.graph import resolve
+
+    loaded = load(path)
+    resolve(loaded.experiment, loaded.locate)
+    return loaded
+
+
+def wholes(folder: Path, file: Path) -> Path | None:
+    """A config that can be run and that reads this file: itself, or one that extends it."""
+    for whole in (file, *sorted(folder.rglob("*.yaml"))):
+        try:
+            loaded = check_path(whole)
+        except ConfigError:
+            continue
+        read = [Path(name.replace("fusekit:", f"{folder}/")) for name in loaded.files]
+        if file.resolve() in [path.resolve() for path in read]:
+            return whole
+    return None
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: f"{file.parent.name}-{file.stem}")
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow, id="slow")])
+def test_misspelt_keys(file: Path, every: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Of a key with another character, the message knows the right one."""
+    assert components("encoder"), "the standard components are not registered"
+    folder = tmp_path / "configs"
+    shutil.copytree(shipped(), folder)
+    copy = folder / file.relative_to(shipped())
+    for module in (compose, loader):
+        monkeypatch.setattr(module, "shipped", lambda: folder)
+    whole = wholes(folder, copy)
+    if whole is None:
+        pytest.skip("nothing that can be run reads this file")
+    wrong = misspell_keys(copy, whole, check_path, every)
+    assert not wrong, "\n".join(wrong)
+
+
+KNOWN_ONLY_TO_THE_GRAPH = [("modalities", "*")]
+
+
+@pytest.mark.usefixtures("fakes")
+@pytest.mark.parametrize("name", ["base/good.yaml", "right/all.yaml", "right/child.yaml"])
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow, id="slow")])
+def test_misspelt_keys_of_the_language(name: str, every: bool, tmp_path: Path):
+    """Without the graph: what needs no knowledge of references is found already."""
+    shutil.copytree(GOLDEN, tmp_path / "golden")
+    file = tmp_path / "golden" / name
+    wrong = misspell_keys(file, file, load, every)
+    paths = [tuple(label.split(" -> ")[0].split(".")) for label in wrong]
+    assert [
+        label
+        for label, path in zip(wrong, paths, strict=True)
+        if not matches(path, KNOWN_ONLY_TO_THE_GRAPH)
+    ] == []

@@ -1,0 +1,141 @@
+"""What every encoder keeps: its signature, inertness of what is not there, independence."""
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from fusekit.standalone import standalone
+from fusekit.stream import Signature, Span, sequence, vector
+from fusekit_modules.encoders.conv1d import Conv1dSpec
+from fusekit_modules.encoders.embed import EmbedSpec
+from fusekit_modules.encoders.ft_transformer import FtTransformerSpec
+from fusekit_modules.encoders.mlp import MlpSpec
+from fusekit_modules.encoders.patches import PatchesSpec
+from fusekit_modules.encoders.projection import ProjectionSpec
+from fusekit_modules.encoders.recurrent import RecurrentSpec
+from fusekit_modules.encoders.resnet import ResnetSpec
+from fusekit_modules.encoders.transformer import TransformerSpec
+from fusekit_modules.encoders.vit import VitSpec
+from tests.modules.encoders.harness import Case
+
+BOTH = {"padded": True, "optional": True}
+FRAMES = sequence(4, 3, label="f", **BOTH)
+CODES = Signature((("time", 4),), dtype="int", classes=5, spans=(Span("t", 4),), **BOTH)
+SIGNAL = Signature((("time", 4),), spans=(Span("s", 4),), **BOTH)
+PICTURE = Signature((("height", 4), ("width", 4), ("channel", 2)), optional=True)
+SOUND = Signature((("time", 4), ("freq", 4)), spans=(Span("s", 4),), **BOTH)
+FILM = Signature((("time", 4), ("height", 2), ("width", 2), ("channel", 1)), **BOTH)
+TABLE = Signature((("field", 4),), cardinalities=(0, 3, 0, 2), **BOTH)
+VECTOR = vector(3, optional=True)
+NUMBER = Signature((), optional=True)
+CLASS = Signature((), dtype="int", classes=5, optional=True)
+
+CASES = [
+    *[(TransformerSpec(**e), s) for e in TransformerSpec.examples() for s in (FRAMES, CODES)],
+    *[(VitSpec(**e), s) for e in VitSpec.examples() for s in (PICTURE, SOUND)],
+    (VitSpec(width=4, heads=2, depth=1, patch=(2, 2, 1)), FILM),
+    (VitSpec(width=4, heads=2, depth=1, patch=(2,)), SIGNAL),
+    *[(FtTransformerSpec(**e), TABLE) for e in FtTransformerSpec.examples()],
+    *[(RecurrentSpec(**e), s) for e in RecurrentSpec.examples() for s in (FRAMES, CODES)],
+    *[(Conv1dSpec(**e), s) for e in Conv1dSpec.examples() for s in (FRAMES, SIGNAL)],
+    *[(ResnetSpec(**e), s) for e in ResnetSpec.examples() for s in (PICTURE, SOUND)],
+    *[(MlpSpec(**e), s) for e in MlpSpec.examples() for s in (VECTOR, FRAMES)],
+    *[(ProjectionSpec(width=4), s) for s in (TABLE, NUMBER, SIGNAL, PICTURE)],
+    *[(EmbedSpec(width=4), s) for s in (FRAMES, CODES, NUMBER, CLASS)],
+    (PatchesSpec(width=4, patch=(2, 2)), SOUND),
+]
+PRESENCE = np.array([True, False, True])
+MASK = np.array([[1, 1, 1, 1], [1, 0, 0, 0], [1, 1, 0, 0]], bool)
+
+
+def name(value):
+    return value.type if hasattr(value, "type") else ""
+
+
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: f"{case[0].type}-{case[1].kind}")
+def case(request):
+    return Case(*request.param)
+
+
+def test_signature_and_inertness(case):
+    spec, given = case.spec, case.given
+    mask = MASK if given.padded else None
+    values = case.values()
+    gone = ~PRESENCE.reshape(3, *(1,) * (values.ndim - 1))
+    if mask is not None:
+        gone = gone | ~MASK.reshape(3, 4, *(1,) * (values.ndim - 2))
+    outs, grads = [], []
+    for garbage in (0, np.nan, np.inf, 1e30) if given.dtype == "float" else (0, 99, -7):
+        dirty = np.where(gone, garbage, values)
+        outs.append(case(dirty, mask, PRESENCE))
+        grads.append(case.gradients(dirty, mask, PRESENCE))
+    want = spec.infer({"input": given})
+    out = outs[0]
+    assert out.values.shape[1:] == want.shape
+    assert (out.mask is not None) == want.padded
+    assert (out.presence is not None) == want.optional
+    assert out.spans == want.spans
+    assert out.grid == want.grid
+    if want.kind == "sequence":
+        assert sum(span.size for span in want.spans) == want.length
+    for other, grad in zip(outs, grads, strict=True):
+        assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves((other.values, grad)))
+        np.testing.assert_array_equal(other.values, out.values)
+        for key, leaf in grad.items():
+            np.testing.assert_array_equal(leaf, grads[0][key], err_msg=key)
+    np.testing.assert_array_equal(out.values[1], np.zeros(out.values.shape[1:]))
+    assert np.any(np.asarray(out.values[0]) != 0)
+
+
+def test_samples_are_independent(case):
+    values, mask = case.values(), MASK if case.given.padded else None
+    other = np.array(case.values(seed=1))
+    other[0] = values[0]
+    modes = ("evaluate",) if case.spec.couples == "train" else ("evaluate", "train")
+    for mode in modes:
+        first, second = (case(x, mask, PRESENCE, mode=mode).values for x in (values, other))
+        np.testing.assert_array_equal(first[0], second[0])
+
+
+def test_everything_absent_is_finite_and_without_gradient(case):
+    mask = np.zeros_like(MASK) if case.given.padded else None
+    absent = np.zeros(3, bool)
+    for key, grad in case.gradients(case.values(), mask, absent).items():
+        np.testing.assert_array_equal(grad, np.zeros(grad.shape), err_msg=key)
+
+
+LONGER = [
+    (RecurrentSpec(width=4, depth=2, direction="both"), FRAMES),
+    (Conv1dSpec(width=4, depth=3, stride=2), FRAMES),
+    (TransformerSpec(width=4, heads=2, depth=2, positions="sinusoidal", readout=1), FRAMES),
+    (TransformerSpec(width=4, heads=2, depth=2, positions="rotary", readout=1), CODES),
+    (TransformerSpec(width=4, heads=2, depth=2, positions="keep", causal=True), FRAMES),
+    (ResnetSpec(width=4, stages=(1, 1), norm="group", groups=2), SOUND),
+    (VitSpec(width=4, heads=2, depth=1, patch=(2, 2), positions="sinusoidal"), SOUND),
+]
+
+
+@pytest.mark.parametrize(("spec", "given"), LONGER, ids=name)
+def test_more_padding_changes_nothing(spec, given):
+    longer = given.with_(sizes=(("time", 10), *given.sizes[1:]), spans=(Span("f", 10),))
+    short, long = Case(spec, given), Case(spec, longer)
+    long.p = short.p
+    values = short.values()
+    padded = np.concatenate([values, np.ones((3, 6, *values.shape[2:]), values.dtype)], 1)
+    first = short(values, MASK, PRESENCE)
+    second = long(padded, np.pad(MASK, [(0, 0), (0, 6)]), PRESENCE)
+    size = first.values.shape[1]
+    np.testing.assert_allclose(second.values[:, :size], first.values, rtol=1e-10, atol=1e-10)
+    assert not np.any(np.asarray(second.mask)[:, size:])
+
+
+def test_every_parameter_has_axes(case):
+    module = standalone(case.spec, {"input": case.given}, rngs=nnx.Rngs(0))
+    for path, leaf in nnx.to_flat_state(nnx.state(module)):
+        assert len(leaf.get_metadata()["axes"]) == leaf.ndim, path
+
+
+def test_specs_survive_a_round_trip():
+    for spec, _ in CASES:
+        assert type(spec).model_validate(spec.model_dump(mode="json")) == spec

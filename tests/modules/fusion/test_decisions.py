@@ -1,0 +1,72 @@
+"""Late fusion and the product of experts against float64 references."""
+
+import jax
+import numpy as np
+import pytest
+
+from fusekit.errors import WiringError
+from fusekit.stream import sequence, vector
+from fusekit_modules.fusion.late import LateSpec
+from fusekit_modules.fusion.product_of_experts import ProductOfExpertsSpec
+from tests.modules.fusion.harness import Case, check
+from tests.reference import decisions
+
+PRIOR = (0.5, 0.3, 0.2)
+
+
+@pytest.mark.parametrize(
+    "combine", ["mean_logits", "mean_log_probabilities", "mean_probabilities", "product"]
+)
+def test_late(combine):
+    prior = PRIOR if combine == "product" else ()
+    spec = LateSpec(combine=combine, prior=prior)
+    check(spec, [3, 3, 3], lambda p, xs: decisions.late(combine, np.array(PRIOR), xs))
+
+
+def test_product_divides_by_the_prior():
+    """Two experts that only repeat the prior leave the prior."""
+    case = Case(LateSpec(combine="product", prior=PRIOR), {"a": vector(3), "b": vector(3)})
+    logits = np.log(np.array([PRIOR]))
+    out = case.run({"a": logits, "b": logits + 2.0}, None)
+    np.testing.assert_allclose(np.exp(out["out"].values), [PRIOR], rtol=1e-12)
+
+
+def test_late_refuses():
+    with pytest.raises(WiringError, match="embed"):
+        LateSpec().infer({"a": vector(3), "b": vector(2)})
+    with pytest.raises(WiringError, match="prior"):
+        LateSpec(prior=(1.0, 1.0)).infer({"a": vector(3), "b": vector(3)})
+    with pytest.raises(WiringError) as error:
+        LateSpec().infer({"a": vector(3), "b": sequence(2, 3)})
+    assert ".mean .first .last .readout" in error.value.problem.expected
+
+
+@pytest.mark.parametrize("prior", ["normal", "none"])
+def test_product_of_experts(prior):
+    ports = ("out", "mean", "log_variance")
+    spec = ProductOfExpertsSpec(prior=prior)
+
+    def reference(p, xs):
+        return decisions.product_of_experts(xs, prior=prior == "normal")
+
+    check(spec, [4, 4, 4], reference, ports=ports)
+
+
+def test_sample_is_reparameterised():
+    case = Case(ProductOfExpertsSpec(), {"a": vector(4)})
+    streams = case.streams({"a": np.ones((2000, 4), "float32")}, None)
+    out = case.call({}, streams, "train")
+    mean, variance = out["mean"].values[0], np.exp(out["log_variance"].values[0])
+    draws = np.asarray(out["sample"].values)
+    np.testing.assert_allclose(draws.mean(axis=0), mean, atol=5 * (variance.max() / 2000) ** 0.5)
+    np.testing.assert_allclose(draws.var(axis=0), variance, rtol=0.2)
+    still = case.call({}, streams, "evaluate")
+    np.testing.assert_array_equal(still["sample"].values, still["mean"].values)
+
+
+def test_certain_experts_stay_finite():
+    case = Case(ProductOfExpertsSpec(), {"a": vector(2), "b": vector(2)})
+    certain = np.array([[3.0, -900.0]])
+    out = case.run({"a": certain, "b": np.array([[1.0, 900.0]])}, None)
+    np.testing.assert_allclose(out["out"].values, [[3.0, -900.0]])
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(out))

@@ -1,0 +1,96 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from fusekit_modules.losses.info_nce import InfoNceSpec
+
+from fusekit.context import Context
+from fusekit.errors import WiringError
+from fusekit.stream import Signature, Stream, vector
+from tests.modules.losses.harness import gradient, inert, run, scalar
+
+TWO = {"a": vector(3), "b": vector(3)}
+
+
+def spec(**fields):
+    return InfoNceSpec(**{"inputs": ["a", "b"], **fields})
+
+
+def reference(vectors, rows, temperature, keys=None, cosine=True):
+    """Mean over rows, one row and direction at a time."""
+    index = np.flatnonzero(rows)
+    if cosine:
+        vectors = [v / np.linalg.norm(v, axis=1, keepdims=True) for v in vectors]
+    keys = np.arange(len(rows)) if keys is None else keys
+    found = []
+    for i in index:
+        for m, a in enumerate(vectors):
+            for b in vectors[m + 1 :]:
+                for query, others in ((a, b), (b, a)):
+                    logits = np.array([query[i] @ others[j] / temperature for j in index])
+                    log_p = logits - np.log(np.exp(logits).sum())
+                    found.append(-log_p[keys[index] == keys[i]].mean())
+    return np.mean(found)
+
+
+@pytest.mark.parametrize("fields", [{}, {"similarity": "dot", "temperature": 1.0}])
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("keys", [None, [0, 1, 0, 1, 2]])
+def test_against_numpy(fields, count, keys):
+    rng, names = np.random.default_rng(5), ["a", "b", "c"][:count]
+    vectors = [rng.normal(size=(5, 3)) for _ in names]
+    rows = np.array([True, True, True, False, True])
+    chosen = spec(inputs=names, positives=None if keys is None else "batch.group", **fields)
+    inputs = {name: vector(3) for name in names}
+    with jax.enable_x64(True):
+        streams = {n: Stream(jnp.asarray(v)) for n, v in zip(names, vectors, strict=True)}
+        if keys is not None:
+            inputs["positives"] = Signature((), dtype="int", classes=3)
+            streams["positives"] = Stream(jnp.asarray(keys))
+
+        def loss(values):
+            return scalar(run(chosen, inputs, {**streams, "a": Stream(values)}, rows))
+
+        key_array = None if keys is None else np.asarray(keys)
+        expected = reference(
+            vectors, rows, fields.get("temperature", 0.07), key_array, "similarity" not in fields
+        )
+        np.testing.assert_allclose(float(loss(jnp.asarray(vectors[0]))), expected, rtol=1e-6)
+        gradient(loss, vectors[0])
+        inert(chosen, inputs, streams, rows, role="a")
+
+
+def test_temperature_is_learned_and_bounded():
+    rng = np.random.default_rng(2)
+    a, b = (Stream(jnp.asarray(rng.normal(size=(4, 3)))) for _ in range(2))
+    module = spec(temperature=0.5).build(TWO, rngs=nnx.Rngs(0))
+    graph, params = nnx.split(module, nnx.Param)
+
+    def loss(params):
+        merged = nnx.merge(graph, params)
+        value = merged({"a": a, "b": b}, rows=jnp.ones(4, bool), context=Context())
+        return scalar(value)
+
+    with jax.enable_x64(True):
+        at = jnp.float64(np.log(2.0))
+        up, down = (float(loss(jax.tree.map(lambda _, s=s: at + s, params))) for s in (1e-5, -1e-5))
+        (grad,) = jax.tree.leaves(jax.grad(loss)(jax.tree.map(lambda _: at, params)))
+        np.testing.assert_allclose(grad, (up - down) / 2e-5, rtol=1e-4)
+        high, higher = (
+            float(loss(jax.tree.map(lambda _, s=s: at * 0 + s, params))) for s in (9, 99)
+        )
+    assert high == higher
+
+
+def test_one_row_has_no_negatives():
+    streams = {name: Stream(jnp.ones((3, 3))) for name in "ab"}
+    out = run(spec(learn=False), TWO, streams, [True, False, False])
+    np.testing.assert_allclose(out.total, 0.0, atol=1e-6)
+
+
+def test_misfits():
+    with pytest.raises(WiringError, match="number of inputs"):
+        spec().check({"a": vector(3)})
+    with pytest.raises(WiringError, match="differ in embed"):
+        spec().check({"a": vector(3), "b": vector(4)})
