@@ -248,6 +248,7 @@ class Run:
         module = self._module(unit, state_of)
         out = module(inputs, context=context.at(event.node))
         self._keep(unit, module, state_of)
+        out = described(out, self.model.graph.signatures[event.gives[0]])
         return (finished(out, context),)
 
     _start = _call
@@ -532,6 +533,13 @@ def merged(template: Template, params: Tree, variables: Tree, context: Context) 
     if context.layout is not None:
         params = context.layout.gathered(params, template.axes)
     return template.merge(params, variables)
+
+
+def described(out: Any, signature: Any) -> Any:
+    """The streams with the spans that the graph knows, labels included."""
+    if isinstance(out, dict):
+        return {port: described(stream, signature[port]) for port, stream in out.items()}
+    return out.with_(spans=signature.spans, grid=signature.grid)
 
 
 def finished(out: Any, context: Context) -> Any:

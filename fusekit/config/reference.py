@@ -108,16 +108,21 @@ def parse_place(text: Any) -> Place:
     raise ValueError("a place is STACK@LAYERS, such as image@3.., lm@input or text@0+4+8")
 
 
+def _text(value: Any) -> Any:
+    """A reference or place as text; other members of a union as they are."""
+    return str(value) if isinstance(value, Reference | Place) else value
+
+
 Ref = Annotated[
     Reference,
     BeforeValidator(parse_reference),
-    PlainSerializer(str),
+    PlainSerializer(_text),
     WithJsonSchema({"type": "string", "pattern": PATTERN, "title": "Reference"}),
 ]
 PlaceRef = Annotated[
     Place,
     BeforeValidator(parse_place),
-    PlainSerializer(str),
+    PlainSerializer(_text),
     WithJsonSchema({"type": "string", "pattern": PLACE_PATTERN, "title": "Place"}),
 ]
 Refs = tuple[Ref, ...] | dict[str, Ref]

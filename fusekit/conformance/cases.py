@@ -109,17 +109,27 @@ def varied(signature: Signature) -> Iterator[tuple[str, Signature]]:
     yield "missing", signature.with_(optional=True, padded=padded)
 
 
-def cases_of(component: type[Component]) -> list[Case]:
-    """Every case of a component. Operators on stacks and sources have their own tests."""
+def cases_of(component: type[Component], *, thorough: bool = False) -> list[Case]:
+    """Cases of a component: each of its example settings with optional inputs of the first kind
+    that fits, and the first settings with whole inputs; `thorough`: with every kind that fits.
+
+    Operators on stacks, and sources, have their own tests.
+    """
     found: list[Case] = []
-    for settings in component.examples():
+    for number, settings in enumerate(component.examples()):
+        fitting = 0
         for kinds, inputs in _inputs(component):
-            for variant in ("whole", "missing"):
+            for variant in ("missing", "whole"):
+                first = number == 0 and fitting == 0
+                if not thorough and (fitting > 0 or (variant == "whole" and not first)):
+                    continue
                 chosen = {role: dict(varied(KINDS[kind]))[variant] for role, kind in inputs.items()}
                 spec = _spec(component, settings, chosen)
                 if spec is None or not _fits(spec, chosen):
                     continue
-                found.append(Case(spec, chosen, f"{kinds}, {variant}, {settings or 'defaults'}"))
+                name = f"{kinds}, {variant}, {settings or 'defaults'}"
+                found.append(Case(spec, chosen, name))
+            fitting += any(case.name.startswith(f"{kinds},") for case in found)
     return found
 
 
@@ -133,7 +143,7 @@ def _inputs(component: type[Component]) -> Iterator[tuple[str, dict[str, str]]]:
             yield kind, {"input": kind}
     elif issubclass(component, FusionSpec):
         for kind in ("vector", "sequence", "logits"):
-            for count in (1, 2, 3):
+            for count in (3, 2, 1):
                 yield f"{count} x {kind}", {f"m{i}": kind for i in range(count)}
     elif issubclass(component, LossSpec):
         roles = [name for name in component.model_fields if name in LOSS_ROLES]

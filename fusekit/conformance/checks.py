@@ -5,6 +5,7 @@ program and are tested on whole experiments.
 """
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -59,13 +60,15 @@ class Trial:
 
     def gradients(self, streams: Mapping[str, Stream], params: Any = None) -> Any:
         """Gradients of a fixed random projection of the outputs, in training."""
+        return self._gradient(self.params if params is None else params, dict(streams))
 
-        def scalar(params: Any) -> Any:
+    @cached_property
+    def _gradient(self) -> Any:
+        def scalar(params: Any, streams: Any) -> Any:
             out, _ = self.call("train", params, self.variables, streams)
-            leaves = [leaf for leaf in floats(out)]
-            return sum(jnp.sum(leaf * weights(leaf)) for leaf in leaves)
+            return sum(jnp.sum(leaf * weights(leaf)) for leaf in floats(out))
 
-        return jax.grad(scalar)(self.params if params is None else params)
+        return jax.jit(jax.grad(scalar))
 
 
 def weights(leaf: Any) -> Any:
@@ -95,17 +98,16 @@ def finite(tree: Any, what: str) -> None:
             raise Broken(f"{what} is not finite")
 
 
-def check_infer(case: Case) -> None:
+def check_infer(trial: Trial) -> None:
     """What `infer` says is what `jax.eval_shape` finds."""
-    if not isinstance(case.spec, NodeSpec):
+    if not isinstance(trial.case.spec, NodeSpec):
         return
-    trial = Trial(case)
-    declared = case.spec.infer(case.inputs)
+    declared = trial.case.spec.infer(trial.case.inputs)
     out, _ = jax.eval_shape(
         lambda p, v, s: trial.call("evaluate", p, v, s),
         trial.params,
         trial.variables,
-        case.streams(0),
+        trial.case.streams(0),
     )
     declared = declared if isinstance(declared, dict) else {"out": declared}
     out = out if isinstance(out, dict) else {"out": out}
@@ -132,9 +134,8 @@ def _fits_signature(port: str, signature: Signature, stream: Stream) -> None:
         raise Broken(f"{port}: infer and the module disagree on the spans")
 
 
-def check_axes(case: Case) -> None:
+def check_axes(trial: Trial) -> None:
     """Every parameter and variable has a logical axis name, or None, for each of its axes."""
-    trial = Trial(case)
     for state in (trial.params, trial.variables):
         for path, leaf in nnx.to_flat_state(state):
             axes = leaf.get_metadata().get("axes")
@@ -142,44 +143,42 @@ def check_axes(case: Case) -> None:
                 raise Broken(f"{'.'.join(map(str, path))} has axes {axes}, shape {leaf.shape}")
 
 
-def check_round_trip(case: Case) -> None:
+def check_round_trip(trial: Trial) -> None:
     """The spec survives a round trip through plain data."""
-    dumped = case.spec.model_dump(mode="json")
-    if type(case.spec).model_validate(dumped) != case.spec:
+    dumped = trial.case.spec.model_dump(mode="json")
+    if type(trial.case.spec).model_validate(dumped) != trial.case.spec:
         raise Broken("the spec does not survive a round trip")
 
 
-def check_contents(case: Case) -> None:
+def check_contents(trial: Trial) -> None:
     """What stands in absent samples and padded positions changes nothing, bit for bit."""
-    trial = Trial(case)
     for mode in ("evaluate", "train"):
-        clean = trial(case.streams(1, garbage=0.0), mode)
+        clean = trial(trial.case.streams(1, garbage=0.0), mode)
         for garbage in (np.nan, np.inf, 1e30):
             same(
                 clean,
-                trial(case.streams(1, garbage=garbage), mode),
+                trial(trial.case.streams(1, garbage=garbage), mode),
                 f"{garbage} in what is absent or padded changes the result ({mode})",
             )
-    reference = trial.gradients(case.streams(1, garbage=0.0))
+    reference = trial.gradients(trial.case.streams(1, garbage=0.0))
     same(
         reference,
-        trial.gradients(case.streams(1, garbage=np.nan)),
+        trial.gradients(trial.case.streams(1, garbage=np.nan)),
         "nan in what is absent or padded changes a gradient",
     )
 
 
-def check_independence(case: Case) -> None:
+def check_independence(trial: Trial) -> None:
     """A sample's result does not depend on the other samples, where `couples` says so."""
-    if case.spec.couples == "always":
+    if trial.case.spec.couples == "always":
         return
-    trial = Trial(case)
-    modes: list[Mode] = ["evaluate"] if case.spec.couples == "train" else ["evaluate", "train"]
+    modes: list[Mode] = ["evaluate"] if trial.case.spec.couples == "train" else ["evaluate", "train"]
     for mode in modes:
-        one, _ = trial(case.streams(1), mode)
+        one, _ = trial(trial.case.streams(1), mode)
         mixed = {
             role: jax.tree.map(lambda a, b: np.concatenate([a[:1], b[1:]]), s, other)
             for (role, s), other in zip(
-                case.streams(1).items(), case.streams(2).values(), strict=True
+                trial.case.streams(1).items(), trial.case.streams(2).values(), strict=True
             )
         }
         two, _ = trial(mixed, mode)
@@ -190,25 +189,23 @@ def check_independence(case: Case) -> None:
         )
 
 
-def check_all_absent(case: Case) -> None:
+def check_all_absent(trial: Trial) -> None:
     """With everything optional absent, results and gradients are finite."""
-    trial = Trial(case)
-    streams = case.streams(3, garbage=np.nan, present=0.0)
+    streams = trial.case.streams(3, garbage=np.nan, present=0.0)
     for mode in ("evaluate", "train"):
         finite(trial(streams, mode), f"a result with all inputs absent ({mode})")
     finite(trial.gradients(streams), "a gradient with all inputs absent")
 
 
-def check_reachable(case: Case) -> None:
+def check_reachable(trial: Trial) -> None:
     """Every parameter gets a non-zero gradient at random parameters within 8 batches."""
-    trial = Trial(case)
     rng = np.random.default_rng(0)
     params = jax.tree.map(
         lambda leaf: leaf + 0.3 * rng.normal(size=leaf.shape).astype("float32"), trial.params
     )
     dead: set[str] | None = None
     for seed in range(8):
-        grads = trial.gradients(case.streams(seed + 10), params)
+        grads = trial.gradients(trial.case.streams(seed + 10), params)
         zero = {
             ".".join(map(str, path))
             for path, leaf in nnx.to_flat_state(grads)
@@ -221,7 +218,7 @@ def check_reachable(case: Case) -> None:
         raise Broken(f"no gradient reaches {', '.join(sorted(dead))}")
 
 
-CHECKS: dict[str, Callable[[Case], None]] = {
+CHECKS: dict[str, Callable[[Trial], None]] = {
     "infer": check_infer,
     "axes": check_axes,
     "round_trip": check_round_trip,

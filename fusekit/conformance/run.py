@@ -1,19 +1,32 @@
 """Runs the suite over components and says what breaks."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from fusekit.config.registry import walk
-from fusekit.conformance.cases import cases_of
-from fusekit.conformance.checks import CHECKS
+from fusekit.conformance.cases import Case, cases_of
+from fusekit.conformance.checks import CHECKS, Trial
 
 TRIED = ("encoder", "fusion", "head", "loss", "modality")
 
 
-def run(names: Iterable[str] = (), *, say: Callable[[str], None] = print) -> int:
+def failures(case: Case) -> Iterator[tuple[str, str]]:
+    """The (check, reason) pairs that a case fails."""
+    trial = Trial(case)
+    for name, check in CHECKS.items():
+        try:
+            check(trial)
+        except Exception as error:
+            yield name, f"{type(error).__name__}: {error}"
+
+
+def run(
+    names: Iterable[str] = (), *, thorough: bool = False, say: Callable[[str], None] = print
+) -> int:
     """Tries components; gives how many checks failed.
 
     Args:
       names: `slot/name`, or names; none: all.
+      thorough: with every kind of input that fits.
       say: where each line goes.
     """
     wanted = set(names)
@@ -21,14 +34,15 @@ def run(names: Iterable[str] = (), *, say: Callable[[str], None] = print) -> int
     for slot, name, component in walk():
         if slot not in TRIED or (wanted and not {name, f"{slot}/{name}"} & wanted):
             continue
-        for case in cases_of(component):
-            for check_name, check in CHECKS.items():
-                tried += 1
-                try:
-                    check(case)
-                except Exception as error:
-                    failed += 1
-                    say(f"FAILED {slot}/{name} [{case.name}] {check_name}: {error}")
-        say(f"{slot}/{name}: {len(cases_of(component))} cases")
+        cases = cases_of(component, thorough=thorough)
+        if not cases:
+            failed += 1
+            say(f"FAILED {slot}/{name}: no example fits any kind of input")
+        for case in cases:
+            for check, problem in failures(case):
+                failed += 1
+                say(f"FAILED {slot}/{name} [{case.name}] {check}: {problem}")
+            tried += len(CHECKS)
+        say(f"{slot}/{name}: {len(cases)} cases")
     say(f"{tried - failed} passed, {failed} failed")
     return failed

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from fusekit.component import LossSpec, MetricSpec, NodeSpec
-from fusekit.errors import ConfigError, Position, Problem
+from fusekit.errors import ConfigError, Position, Problem, nearest
 from fusekit.graph.events import Ordering, order
 from fusekit.graph.infer import Given, Inference
 from fusekit.graph.node import Event, Key, Node, Objective, Read, Role
@@ -77,7 +77,7 @@ def resolve(experiment: "Experiment", locate: Locate | None = None) -> Graph:
         wiring.node(node)
     losses = _objectives(experiment.losses, "losses", wiring)
     metrics = _objectives(experiment.metrics, "metrics", wiring)
-    wiring.problems.extend(_unused(nodes, wiring.used))
+    wiring.problems.extend(_unused(nodes, wiring.used, wiring.missing))
     problems = wiring.problems
     events: tuple[Event, ...] = ()
     inference = Inference(nodes)
@@ -130,7 +130,7 @@ def _objectives(
     return objectives
 
 
-def _unused(nodes: dict[str, Node], used: set[str]) -> list[Problem]:
+def _unused(nodes: dict[str, Node], used: set[str], missing: set[str]) -> list[Problem]:
     """A declared name that nothing uses is an error, since a misspelt use looks just so."""
     found: list[Problem] = []
     for name, node in nodes.items():
@@ -142,6 +142,7 @@ def _unused(nodes: dict[str, Node], used: set[str]) -> list[Problem]:
                 f"nothing uses {name}",
                 found=f"{node.role} {name.removeprefix(f'{BATCH}.')} ({node.spec.type})",
                 expected="a reference to it, or keep: true",
+                nearest=nearest(name.removeprefix(f"{BATCH}."), missing),
             )
         )
     return found

@@ -1,6 +1,7 @@
 """Signatures of every value, by walking the events once; wiring faults become problems."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from fusekit.component import ModalitySpec, NodeSpec, OperatorSpec, StackSpec
 from fusekit.errors import Problem, WiringError
@@ -86,17 +87,22 @@ class Inference:
         return rule(event, spec, inputs)
 
     def _batch(self, event: Event, spec: ModalitySpec, inputs: object) -> Mapping[Key, Given]:
-        return {event.gives[0]: spec.signature()}
+        return {event.gives[0]: labelled(spec.signature(), event.node.removeprefix("batch."))}
 
     def _call(
         self, event: Event, spec: NodeSpec, inputs: dict[str, Signature]
     ) -> Mapping[Key, Given]:
-        return {event.gives[0]: spec.infer(inputs)}
+        return {event.gives[0]: labelled(spec.infer(inputs), self._origin(event))}
 
     def _start(
         self, event: Event, spec: StackSpec, inputs: dict[str, Signature]
     ) -> Mapping[Key, Given]:
-        return {event.gives[0]: spec.infer_start(inputs)}
+        return {event.gives[0]: labelled(spec.infer_start(inputs), self._origin(event))}
+
+    def _origin(self, event: Event) -> str:
+        """The label of tokens that have none: the modality read, or the node."""
+        first = event.reads[0][1].key.node if event.reads else event.node
+        return (first if first.startswith("batch.") else event.node).removeprefix("batch.")
 
     def _layer(
         self, event: Event, spec: StackSpec, inputs: dict[str, Signature]
@@ -131,6 +137,18 @@ class Inference:
         if ports:
             given[event.gives[-1]] = {"out": next(iter(ports.values())), **ports}
         return given
+
+
+def labelled(given: Given, label: str) -> Given:
+    """Gives tokens without a label this one."""
+    if isinstance(given, dict):
+        return {port: _labelled(one, label) for port, one in given.items()}
+    return _labelled(given, label)
+
+
+def _labelled(given: Signature, label: str) -> Signature:
+    spans = tuple(span if span.label else replace(span, label=label) for span in given.spans)
+    return given.with_(spans=spans)
 
 
 def split_inputs(

@@ -26,6 +26,8 @@ class Wiring:
         self.modalities = modalities
         self.problems: list[Problem] = []
         self.used: set[str] = set()
+        self.missing: set[str] = set()
+        """Names that were looked up in vain."""
         self._wired: set[str] = set()
 
     def places(self, node: Node) -> None:
@@ -129,6 +131,7 @@ class Wiring:
         if node is None or node.role == "modality":
             hint = [n for n, other in self.nodes.items() if other.role != "modality"]
             declared = reference.name in self.modalities
+            self.missing.add(reference.name)
             self.problems.append(
                 Problem(
                     path,
@@ -137,7 +140,7 @@ class Wiring:
                     else f"nothing is called {reference.name}",
                     found=str(reference),
                     expected=f"batch.{reference.name}" if declared else "",
-                    nearest=() if declared else nearest(reference.name, hint),
+                    nearest=nearest(reference.name, hint),
                 )
             )
             return None
@@ -206,6 +209,7 @@ class Wiring:
             return None
         name = reference.ports[0]
         if name not in self.modalities:
+            self.missing.add(name)
             self.problems.append(
                 Problem(
                     path,
@@ -251,6 +255,11 @@ def references_of(
 ) -> Iterable[tuple[tuple[str | int, ...], str, Reference]]:
     """The references of a component, the default `input` of an encoder included."""
     spec: Component = owner.spec
+    if isinstance(spec, ModalitySpec):
+        for path, role, reference in spec.references():
+            named = Reference(BATCH, None, (reference.name, *reference.ports))
+            yield path, role, reference if reference.name == BATCH else named
+        return
     yield from spec.references()
     if isinstance(spec, EncoderSpec) and spec.input is None:
         yield ("input",), "input", Reference(BATCH, None, (owner.name,))
