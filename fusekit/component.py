@@ -57,7 +57,7 @@ Rate = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0, le=1e12)]
 
 
-class Component(BaseModel, frozen=True):
+class Component(BaseModel):
     """Root of every spec. Subclasses give `type: Literal["name"] = "name"` and register."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -68,7 +68,7 @@ class Component(BaseModel, frozen=True):
     only (batch statistics), or always (in-batch contrast)."""
     couples_because: ClassVar[str] = ""
 
-    type: str
+    type: Any
 
     def references(self) -> Iterator[tuple[tuple[str | int, ...], str, Reference]]:
         """Every reference of the spec as (field path, role, reference)."""
@@ -390,6 +390,10 @@ class OptimizerSpec(Component):
     """`build(learning_rate) -> optax.GradientTransformation`."""
 
     slot: ClassVar[str] = "optimizer"
+
+    elementwise: ClassVar[bool] = True
+    """Whether each number is updated by itself. If not (norms or factors of whole matrices), the
+    optimiser is shown one array a layer, never several layers stacked in one."""
 
     def build(self, learning_rate: Any) -> Any:
         raise NotImplementedError

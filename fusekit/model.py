@@ -232,7 +232,7 @@ class Run:
 
     def _module(self, unit: UnitId, state_of: Any) -> Any:
         found = state_of(unit)
-        return merged(*found, self.context) if found else None
+        return merged(found[0], found[1], found[2], self.context) if found else None
 
     def _keep(self, unit: UnitId, module: Any, state_of: Any) -> None:
         """Keeps a module's variables as they stand after a call."""

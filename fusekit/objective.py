@@ -7,6 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from fusekit.component import LossSpec
 from fusekit.context import Context
 from fusekit.graph.node import Objective, Read
 from fusekit.graph.select import select_stream
@@ -80,6 +81,6 @@ def total_loss(model: FusionModel, found: Sums) -> Float[Array, ""]:
     parts = [
         objective.spec.weight * ratio(*found[name])
         for name, objective in model.graph.losses.items()
-        if hasattr(objective.spec, "weight")
+        if isinstance(objective.spec, LossSpec)
     ]
     return reduce(jnp.add, parts, jnp.zeros(()))

@@ -9,7 +9,7 @@ A program compiles once per batch shape, whatever the presence pattern. The stat
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -17,13 +17,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.interpreters.partial_eval import dce_jaxpr
 from jaxtyping import Array
 
+from fusekit.component import OperatorSpec
 from fusekit.context import Collector, Context, Mode
 from fusekit.errors import DataError, nearest
 from fusekit.graph.graph import Graph
 from fusekit.graph.node import Key
-from fusekit.graph.packing import names_of, pack, step_name, unpack
+from fusekit.graph.packing import names_of, pack, step_name, unpack, unstacked
 from fusekit.graph.units import Template
 from fusekit.layout import Layout
 from fusekit.model import FusionModel, State
@@ -115,7 +117,7 @@ class Program:
                     return found[1]
             return self.layout.replicated()
 
-        whole = self.layout.replicated()
+        whole: Any = self.layout.replicated()
         return TrainState(
             step=whole,
             params=params,
@@ -139,15 +141,45 @@ class Program:
 
         def one(path: Any, leaf: Any) -> str:
             name, index = names_of(path, self.model.groups)[0]
-            label = self.label(name)
+            label = FROZEN if path in self.unread else self.label(name)
             ndim = leaf.ndim - (index is not None)
-            return label if decays(ndim) or label == FROZEN else f"{label}/vector"
+            return label if decays(name, ndim) or label == FROZEN else f"{label}/vector"
 
         return jax.tree_util.tree_map_with_path(one, self.model.abstract()[0])
 
     @cached_property
+    def unread(self) -> frozenset[Any]:
+        """Parameter leaves on which no loss depends: what operators have replaced or skipped.
+
+        They are frozen. Only operators that replace or skip can leave a parameter unread; where
+        there is none, nothing is traced.
+        """
+        operators = [n.spec for n in self.graph.nodes.values() if isinstance(n.spec, OperatorSpec)]
+        if not any(spec.needs & {"replace", "skip"} for spec in operators):
+            return frozenset()
+        params, variables = self.model.abstract()
+        context = self.context("train", jax.random.key(0))
+        context = replace(context, layout=None)
+
+        def objective(params: State, variables: State, batch: dict[str, Stream]) -> Array:
+            return self.loss(params, variables, batch, context)[0]
+
+        flat = jax.tree_util.tree_leaves_with_path(params)
+        closed = jax.make_jaxpr(objective)(params, variables, self.blank(2))
+        used = dce_jaxpr(closed.jaxpr, [True])[1][: len(flat)]
+        return frozenset(path for (path, _), use in zip(flat, used, strict=True) if not use)
+
+    @cached_property
     def optimizer(self) -> optax.GradientTransformation:
-        return transformation(self.train, self.steps, self._trainable(self.labels))
+        labels = self._trainable(self.labels)
+        if self.train.optimizer.elementwise:
+            return transformation(self.train, self.steps, labels)
+        flat = {
+            name: label
+            for path, label in jax.tree_util.tree_leaves_with_path(labels)
+            for name, _ in names_of(path, self.model.groups)
+        }
+        return unstacked(transformation(self.train, self.steps, flat), self.model.groups)
 
     def _trainable(self, tree: Any) -> Any:
         """The same tree with `None` in place of frozen leaves."""
@@ -250,7 +282,8 @@ class Program:
                 problems.append(problem)
                 continue
             size = np.shape(stream.values)[0]
-            mask = presence = None
+            mask: Any = None
+            presence: Any = None
             if signature.padded:
                 shape = np.shape(stream.values)[:2]
                 mask = np.ones(shape, bool) if stream.mask is None else stream.mask
@@ -260,14 +293,30 @@ class Program:
         if problems:
             raise DataError("; ".join(problems))
         size = next(iter(found.values())).batch if found else 0
-        valid = batch.get("valid")
+        valid: Any = batch.get("valid")
         valid = valid.values if isinstance(valid, Stream) else valid
         found["valid"] = Stream(np.ones(size, bool) if valid is None else valid)
         if self.layout.size > 1:
             return jax.device_put(found, jax.tree.map(self.layout.batch, found))
         return found
 
-    def _context(
+    def blank(self, size: int) -> dict[str, Stream]:
+        """The shapes of a batch of so many rows."""
+        found: dict[str, Stream] = {}
+        dtypes = {"float": jnp.float32, "int": jnp.int32, "bool": jnp.bool_}
+        for name in self.model.entries():
+            signature = self.graph.signatures[Key("out", f"batch.{name}")]
+            assert isinstance(signature, Signature)  # noqa: S101 - batch entries have one
+            shape: Any = jax.ShapeDtypeStruct((size, *signature.shape), dtypes[signature.dtype])
+            mask: Any = jax.ShapeDtypeStruct(shape.shape[:2], jnp.bool_)
+            presence: Any = jax.ShapeDtypeStruct((size,), jnp.bool_)
+            found[name] = Stream(
+                shape, mask if signature.padded else None, presence if signature.optional else None
+            )
+        valid: Any = jax.ShapeDtypeStruct((size,), jnp.bool_)
+        return {**found, "valid": Stream(valid)}
+
+    def context(
         self, mode: Mode, key: Array | None, collector: Collector | None = None
     ) -> Context:
         layout = self.layout if self.layout.size > 1 else None
@@ -292,7 +341,7 @@ class Program:
     def _step(
         self, state: TrainState, batch: Mapping[str, Stream]
     ) -> tuple[TrainState, dict[str, Array]]:
-        context = self._context("train", jax.random.fold_in(state.key, state.step))
+        context = self.context("train", jax.random.fold_in(state.key, state.step))
         trained = self._trainable(state.params)
 
         def objective(trained: Any) -> tuple[Array, tuple[State, dict[str, Array]]]:
@@ -355,7 +404,7 @@ class Program:
         return tuple(r.key for o in objectives for w in o.wires.values() for r in w.reads)
 
     def _evaluate(self, state: TrainState, batch: Mapping[str, Stream]) -> dict[str, Any]:
-        context = self._context("evaluate", None)
+        context = self.context("evaluate", None)
         values, variables = self.model.apply(
             state.params, state.variables, batch, context=context, wanted=self._evaluated
         )
@@ -390,7 +439,7 @@ class Program:
         return tuple(r.key for r in reads)
 
     def _predict(self, state: TrainState, batch: Mapping[str, Stream]) -> dict[str, Any]:
-        context = self._context("predict", None)
+        context = self.context("predict", None)
         values, _ = self.model.apply(
             state.params, state.variables, batch, context=context, wanted=self._predicted
         )

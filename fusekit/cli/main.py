@@ -12,6 +12,7 @@ COMMANDS = (
     "check",
     "show",
     "train",
+    "compare",
     "evaluate",
     "predict",
     "list",

@@ -109,6 +109,14 @@ def varied(signature: Signature) -> Iterator[tuple[str, Signature]]:
     yield "missing", signature.with_(optional=True, padded=padded)
 
 
+def has_laws(component: type[Component]) -> bool:
+    """Whether a component makes streams of streams. Modalities do only if they are views, and
+    operators only if they work without `into` too."""
+    if issubclass(component, OperatorSpec):
+        return component.infer is not OperatorSpec.infer
+    return not issubclass(component, ModalitySpec) or component.infer is not ModalitySpec.infer
+
+
 def cases_of(component: type[Component], *, thorough: bool = False) -> list[Case]:
     """Cases of a component: each of its example settings with optional inputs of the first kind
     that fits, and the first settings with whole inputs; `thorough`: with every kind that fits.

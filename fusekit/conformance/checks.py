@@ -15,13 +15,11 @@ from flax import nnx
 
 from fusekit.component import LossSpec, LossValue, NodeSpec
 from fusekit.conformance.cases import Case
+from fusekit.conformance.laws import Broken, finite, same
 from fusekit.context import Context, Mode
+from fusekit.graph.packing import step_name
 from fusekit.standalone import standalone
 from fusekit.stream import Signature, Stream
-
-
-class Broken(AssertionError):
-    """A law that a component breaks."""
 
 
 class Trial:
@@ -35,12 +33,15 @@ class Trial:
             self.module = spec.build(case.inputs, rngs=rngs)
         elif isinstance(spec, NodeSpec):
             self.module = standalone(spec, case.inputs, rngs=rngs)
-        self.graphdef, self.params, self.variables = nnx.split(self.module, nnx.Param, ...)
+        self.graphdef, self.states = nnx.split(self.module)
+        _, params, variables = nnx.split(self.module, nnx.Param, ...)
+        self.params = nnx.to_pure_dict(params)
+        self.variables = nnx.to_pure_dict(variables)
         self._compiled: dict[Mode, Any] = {}
 
     def call(self, mode: Mode, params: Any, variables: Any, streams: Mapping[str, Stream]) -> Any:
         """Outputs and the variables afterwards."""
-        module = nnx.merge(self.graphdef, params, variables)
+        module = nnx.merge(self.graphdef, nnx.State(params), nnx.State(variables))
         key = jax.random.key(7) if mode == "train" else None
         context = Context(mode=mode, key=key, path="it")
         if isinstance(self.case.spec, LossSpec):
@@ -50,7 +51,7 @@ class Trial:
             out = module(dict(streams), rows=rows, context=context)  # pyright: ignore
         else:
             out = module(dict(streams), context=context)  # pyright: ignore
-        return out, nnx.state(module, nnx.Not(nnx.Param))
+        return out, nnx.to_pure_dict(nnx.state(module, nnx.Not(nnx.Param)))
 
     def __call__(self, streams: Mapping[str, Stream], mode: Mode = "evaluate") -> Any:
         """The compiled call, on the initial parameters."""
@@ -60,7 +61,8 @@ class Trial:
 
     def gradients(self, streams: Mapping[str, Stream], params: Any = None) -> Any:
         """Gradients of a fixed random projection of the outputs, in training."""
-        return self._gradient(self.params if params is None else params, dict(streams))
+        params = self.params if params is None else params
+        return self._gradient(params, dict(streams)) if jax.tree.leaves(params) else params
 
     @cached_property
     def _gradient(self) -> Any:
@@ -82,20 +84,6 @@ def floats(out: Any) -> list[Any]:
         return [out.total]
     streams = out.values() if isinstance(out, dict) else [out]
     return [s.values for s in streams if jnp.issubdtype(s.values.dtype, jnp.floating)]
-
-
-def same(one: Any, other: Any, what: str) -> None:
-    """Bit-for-bit equality of two trees."""
-    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
-        if not np.array_equal(np.asarray(a), np.asarray(b), equal_nan=True):
-            gap = np.nanmax(np.abs(np.asarray(a, "float64") - np.asarray(b, "float64")))
-            raise Broken(f"{what} (largest difference {gap:.3g})")
-
-
-def finite(tree: Any, what: str) -> None:
-    for leaf in jax.tree.leaves(tree):
-        if jnp.issubdtype(leaf.dtype, jnp.floating) and not bool(jnp.isfinite(leaf).all()):
-            raise Broken(f"{what} is not finite")
 
 
 def check_infer(trial: Trial) -> None:
@@ -136,11 +124,10 @@ def _fits_signature(port: str, signature: Signature, stream: Stream) -> None:
 
 def check_axes(trial: Trial) -> None:
     """Every parameter and variable has a logical axis name, or None, for each of its axes."""
-    for state in (trial.params, trial.variables):
-        for path, leaf in nnx.to_flat_state(state):
-            axes = leaf.get_metadata().get("axes")
-            if axes is None or len(axes) != leaf.ndim:
-                raise Broken(f"{'.'.join(map(str, path))} has axes {axes}, shape {leaf.shape}")
+    for path, leaf in nnx.to_flat_state(trial.states):
+        axes = leaf.get_metadata().get("axes")
+        if axes is None or len(axes) != leaf.ndim:
+            raise Broken(f"{'.'.join(map(str, path))} has axes {axes}, shape {leaf.shape}")
 
 
 def check_round_trip(trial: Trial) -> None:
@@ -207,9 +194,9 @@ def check_reachable(trial: Trial) -> None:
     for seed in range(8):
         grads = trial.gradients(trial.case.streams(seed + 10), params)
         zero = {
-            ".".join(map(str, path))
-            for path, leaf in nnx.to_flat_state(grads)
-            if not bool(jnp.any(leaf[...] != 0))
+            ".".join(map(step_name, path))
+            for path, leaf in jax.tree_util.tree_leaves_with_path(grads)
+            if not bool(jnp.any(leaf != 0))
         }
         dead = zero if dead is None else dead & zero
         if not dead:

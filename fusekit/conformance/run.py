@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Iterable, Iterator
 
+from fusekit.component import OperatorSpec
 from fusekit.config.registry import walk
-from fusekit.conformance.cases import Case, cases_of
+from fusekit.conformance.cases import Case, cases_of, has_laws
 from fusekit.conformance.checks import CHECKS, Trial
+from fusekit.conformance.operators import check_operator
 
 TRIED = ("encoder", "fusion", "head", "loss", "modality")
 
@@ -33,6 +35,14 @@ def run(
     failed = tried = 0
     for slot, name, component in walk():
         if slot not in TRIED or (wanted and not {name, f"{slot}/{name}"} & wanted):
+            continue
+        if issubclass(component, OperatorSpec):
+            for law, problem in check_operator(component):
+                failed += 1
+                say(f"FAILED {slot}/{name} {law}: {problem}")
+            tried += 1
+            say(f"{slot}/{name}: in stacks")
+        if not has_laws(component):
             continue
         cases = cases_of(component, thorough=thorough)
         if not cases:

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, KeyPath, SequenceKey
 
 from fusekit.graph.units import Group
@@ -60,6 +61,22 @@ def pack(flat: Mapping[str, Any], like: Any, groups: Mapping[str, Group]) -> Any
         return jnp.stack([jnp.asarray(flat[name]) for name, _ in names])
 
     return jax.tree_util.tree_map_with_path(leaf, like)
+
+
+def unstacked(
+    transformation: optax.GradientTransformation, groups: Mapping[str, Group]
+) -> optax.GradientTransformation:
+    """An optimiser that sees one array a layer, for programs that hold layers stacked."""
+
+    def init(params: Any) -> Any:
+        return transformation.init(unpack(params, groups))
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        flat = None if params is None else unpack(params, groups)
+        new, state = transformation.update(unpack(updates, groups), state, flat)
+        return pack(new, updates, groups), state  # pyright: ignore[reportArgumentType]
+
+    return optax.GradientTransformation(init, update)
 
 
 def canonical_names(like: Any, groups: Mapping[str, Group]) -> list[str]:

@@ -26,11 +26,12 @@ TINT = {
 COLOURS = ("#ea580c", "#0891b2", "#65a30d", "#c026d3", "#ca8a04", "#475569")
 PLAIN = "#b6ccf5"
 """A layer at which no operator acts."""
-_STYLE = """text{font-family:system-ui,-apple-system,'Segoe UI',Helvetica,Arial,sans-serif}
-.n{font-size:13px;font-weight:600;fill:#111827}.s{font-size:11px;fill:#4b5563}
-.e{font-size:10px;fill:#374151;paint-order:stroke;stroke:#fff;stroke-width:3px}
-.h{font-size:11px;font-weight:600;fill:#6b7280;letter-spacing:.05em}
-.t{font-size:17px;font-weight:600;fill:#111827}"""
+_STYLE = """svg.fusekit text{font-family:system-ui,'Segoe UI',Helvetica,Arial,sans-serif}
+svg.fusekit .n{font-size:13px;font-weight:600;fill:#111827}
+svg.fusekit .s{font-size:11px;fill:#4b5563}
+svg.fusekit .e{font-size:10px;fill:#374151;paint-order:stroke;stroke:#fff;stroke-width:3px}
+svg.fusekit .h{font-size:11px;font-weight:600;fill:#6b7280;letter-spacing:.05em}
+svg.fusekit .t{font-size:17px;font-weight:600;fill:#111827}"""
 
 
 @dataclass
@@ -225,7 +226,8 @@ def _whole(page: _Page) -> str:
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
-            f'viewBox="0 0 {width:.0f} {height:.0f}" role="img">',
+            f'viewBox="0 0 {width:.0f} {height:.0f}" role="img" class="fusekit" '
+            f'style="max-width:100%;height:auto">',
             f"<title>{escape(page.summary.title)}</title><style>{_STYLE}</style>",
             f"<defs>{markers}</defs>",
             f'<rect width="{width:.0f}" height="{height:.0f}" fill="#ffffff"/>',

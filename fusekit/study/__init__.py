@@ -4,18 +4,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fusekit.study.alone import single
     from fusekit.study.comparison import Comparison, Difference, Entry
-    from fusekit.study.compare import compare
-    from fusekit.study.single import single
-    from fusekit.study.strategies import strategies
+    from fusekit.study.contest import compare
+    from fusekit.study.named import strategies
 
 _HOMES = {
     "Comparison": "comparison",
     "Difference": "comparison",
     "Entry": "comparison",
-    "compare": "compare",
-    "single": "single",
-    "strategies": "strategies",
+    "compare": "contest",
+    "single": "alone",
+    "strategies": "named",
 }
 
 __all__ = ["Comparison", "Difference", "Entry", "compare", "single", "strategies"]

@@ -35,7 +35,11 @@ def constant_score(
         return None
     (predicted,), (target,) = wires["prediction"].reads, wires["target"].reads
     head = graph.nodes.get(predicted.key.node)
-    if head is None or not isinstance(head.spec, HeadSpec) or not target.key.node.startswith(PREFIX):
+    if (
+        head is None
+        or not isinstance(head.spec, HeadSpec)
+        or not target.key.node.startswith(PREFIX)
+    ):
         return None
     name = target.key.node.removeprefix(PREFIX)
     columns = tested.columns[metric]

@@ -13,7 +13,9 @@ M = TypeVar("M", bound=BaseModel)
 
 def changed(spec: M, **fields: Any) -> M:
     """The same spec with other fields, checked. Raises pydantic's `ValidationError`."""
-    return type(spec)(**{**{name: getattr(spec, name) for name in type(spec).model_fields}, **fields})
+    return type(spec)(
+        **{**{name: getattr(spec, name) for name in type(spec).model_fields}, **fields}
+    )
 
 
 def with_sections(experiment: Experiment, **sections: Any) -> Experiment:

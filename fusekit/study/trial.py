@@ -1,9 +1,9 @@
-"""One strategy's share of a comparison: compiled once, tuned, trained for every seed, controlled."""
+"""One strategy's share of a comparison: compiled once, tuned, trained for every seed."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
 
@@ -19,6 +19,7 @@ from fusekit.train.evaluate import Gathered, gather
 from fusekit.train.experiment import layout_of
 from fusekit.train.guard import NonFiniteError
 from fusekit.train.loop import fit, steps_of
+from fusekit.train.replicas import joined
 from fusekit.train.replicas import split as split_replicas
 from fusekit.train.state import TrainState
 
@@ -33,13 +34,16 @@ class Trained:
 
     Args:
       validation: its score on the validation rows, by which its state was chosen.
-      tested: what it says of the test rows; None if training failed.
       state: the chosen state; None if training failed.
+      tested: what it says of the test rows, once it was asked.
     """
 
     validation: float
-    tested: Gathered | None = field(repr=False)
-    state: TrainState | None = field(repr=False)
+    state: TrainState | None = field(default=None, repr=False)
+    tested: Gathered | None = field(default=None, repr=False)
+
+
+FAILED = Trained(float("nan"))
 
 
 class Trial:
@@ -56,7 +60,7 @@ class Trial:
     ):
         self.experiment, self.seeds, self.tick = experiment, seeds, tick
         self.graph = resolve(experiment)
-        with self._feeds({}) as (training, _, _):
+        with self._feeds({}) as (training, _):
             self.steps = steps_of(experiment, training.pipeline)
         layout = layout_of(experiment)
         self.program = RatedProgram(self.graph, layout=layout, steps=self.steps, replicas=seeds)
@@ -67,19 +71,17 @@ class Trial:
         return self.program.vmapped
 
     @contextmanager
-    def _feeds(self, swap: Swap, tick: Any = lambda: None) -> Iterator[tuple[Feed, Feed, Feed]]:
-        with ExitStack() as stack:
-            feeds = []
-            for name in ("train", "validation", "test"):
-                pipeline = open_split(self.experiment, name, training=name == "train")
-                stack.callback(pipeline.close)
-                on = tick if name == "train" else lambda: None
-                feeds.append(Feed(pipeline, targets=swap.get(name), tick=on))
-            yield feeds[0], feeds[1], feeds[2]
+    def _feeds(self, swap: Swap, tick: Any = lambda: None) -> Iterator[tuple[Feed, Feed]]:
+        with (
+            closing(open_split(self.experiment, "train", training=True)) as training,
+            closing(open_split(self.experiment, "validation", training=False)) as validation,
+        ):
+            yield (
+                Feed(training, targets=swap.get("train"), tick=tick),
+                Feed(validation, targets=swap.get("validation")),
+            )
 
-    def run(
-        self, factor: float, first: int, count: int, swap: Swap | None = None
-    ) -> list[Trained]:
+    def run(self, factor: float, first: int, count: int, swap: Swap | None = None) -> list[Trained]:
         """Trains seeds `first` to `first + count`, counted from `train.seed`.
 
         Args:
@@ -93,7 +95,7 @@ class Trial:
         program, train = self.program, self.experiment.train
         program.replicas = count
         state = program.rated(program.init(train.seed + first), factor)
-        with self._feeds(swap or {}, self.tick(count)) as (training, validation, test):
+        with self._feeds(swap or {}, self.tick(count)) as (training, validation):
             try:
                 fitted = fit(
                     program,
@@ -104,25 +106,40 @@ class Trial:
                     progress=False,
                 )
             except NonFiniteError:
-                return [Trained(float("nan"), None, None)] * count
-            if fitted.stopped:
-                raise KeyboardInterrupt
-            found = gather(program, fitted.best, test)
-        tested = found if isinstance(found, list) else [found]
+                return [FAILED] * count
+        if fitted.stopped:
+            raise KeyboardInterrupt
         states = split_replicas(program, fitted.best)
         return [
-            Trained(float("nan") if value is None else value, rows, state)
-            if k not in fitted.dead
-            else Trained(float("nan"), None, None)
-            for k, (value, rows, state) in enumerate(
-                zip(fitted.best_values, tested, states, strict=True)
-            )
+            FAILED if value is None or k in fitted.dead else Trained(value, state)
+            for k, (value, state) in enumerate(zip(fitted.best_values, states, strict=True))
+        ]
+
+    def tested(self, trained: Sequence[Trained]) -> list[Trained]:
+        """The same models, asked about the test rows."""
+        program = self.program
+        alive = [each.state for each in trained if each.state is not None]
+        if not alive:
+            return list(trained)
+        with closing(open_split(self.experiment, "test", training=False)) as test:
+            if self.together:
+                states = [alive[0] if each.state is None else each.state for each in trained]
+                found: Any = gather(program, joined(program, states), test)
+                rows = found if isinstance(found, list) else [found]
+            else:
+                program.replicas = 1
+                rows = [e.state and gather(program, e.state, test) for e in trained]
+        return [
+            each if each.state is None else replace(each, tested=row)
+            for each, row in zip(trained, rows, strict=True)
         ]
 
     def tuned(
         self, factors: Sequence[float], tuning: int, sign: float
     ) -> tuple[float, dict[float, float], list[Trained]]:
         """The factor with the best mean validation score, all scores, and its models so far.
+
+        Of equal scores the rate nearest to the declared one is taken.
 
         Args:
           factors: the grid.
@@ -134,7 +151,12 @@ class Trial:
             factor: float(np.mean([one.validation for one in trained]))
             for factor, trained in done.items()
         }
-        best = max(factors, key=lambda f: -np.inf if np.isnan(scores[f]) else sign * scores[f])
+
+        def rank(factor: float) -> tuple[float, float]:
+            score = scores[factor]
+            return (-np.inf if np.isnan(score) else sign * score, -abs(np.log(factor)))
+
+        best = max(factors, key=rank)
         return best, scores, done[best]
 
     def step_seconds(self) -> float:
@@ -143,7 +165,7 @@ class Trial:
         if not self.together:
             program.replicas = 1
         state: Any = program.init()
-        with self._feeds({}) as (training, _, _):
+        with self._feeds({}) as (training, _):
             batch = program.batch(next(training).streams)
         times = []
         for _ in range(WARM + TIMED):

@@ -1,6 +1,6 @@
 """From `train` to an optax transformation over canonical parameter paths."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -41,9 +41,9 @@ def matches(path: str, pattern: str) -> bool:
     )
 
 
-def decays(ndim: int) -> bool:
+def decays(path: str, ndim: int) -> bool:
     """Weight decay acts on matrices, not on biases, norms and other vectors."""
-    return ndim >= 2
+    return ndim >= 2 and not path.endswith(".bias")
 
 
 def transformation(
@@ -58,7 +58,7 @@ def transformation(
     """
     schedule = train.schedule.build(steps)
     used = sorted(set(jax.tree.leaves(labels)))
-    parts: dict[str, optax.GradientTransformation] = {}
+    parts: dict[Hashable, optax.GradientTransformation] = {}
     for label in used:
         name, _, vector = label.partition("/")
         parts[label] = _group(train, name, schedule, vector=bool(vector))

@@ -2,14 +2,16 @@
 
 import pytest
 
+from fusekit.component import OperatorSpec
 from fusekit.config.registry import walk
-from fusekit.conformance.cases import cases_of
+from fusekit.conformance.cases import cases_of, has_laws
+from fusekit.conformance.operators import check_operator
 from fusekit.conformance.run import TRIED, failures
 
 COMPONENTS = [
     pytest.param(component, id=f"{slot}-{name}")
     for slot, name, component in walk()
-    if slot in TRIED and component.__module__.startswith("fusekit_modules")
+    if slot in TRIED and has_laws(component) and component.__module__.startswith("fusekit_modules")
 ]
 
 
@@ -28,3 +30,16 @@ def test_laws(component):
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_laws_with_every_kind_of_input(component):
     assert not broken(component, thorough=True)
+
+
+OPERATORS = [
+    pytest.param(component, id=name)
+    for slot, name, component in walk()
+    if slot == "fusion" and issubclass(component, OperatorSpec)
+    if component.__module__.startswith("fusekit_modules")
+]
+
+
+@pytest.mark.parametrize("component", OPERATORS)
+def test_laws_of_operators(component):
+    assert not list(check_operator(component))

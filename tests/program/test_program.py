@@ -187,7 +187,7 @@ def test_loss_and_gradient_against_numpy():
         return (s * (answer - y)[rows] ** 2).mean()
 
     w, v, s = params["a.layers.0.kernel"], params["h.kernel"], params["losses.l.scale"][0]
-    context = program._context("evaluate", None)
+    context = program.context("evaluate", None)
     prepared = program.batch(batch)
     value, grads = jax.value_and_grad(
         lambda p: program.loss(p, state.variables, prepared, context)[0]
@@ -255,7 +255,7 @@ def test_collected_side_outputs_are_the_same_scanned():
         from fusekit.context import Collector
 
         collector = Collector(("mean",))
-        context = program._context("evaluate", None, collector)
+        context = program.context("evaluate", None, collector)
         program.model.apply(
             state.params, state.variables, program.batch(toys.batch(0)), context=context
         )

@@ -114,11 +114,8 @@ class ToyStack(StackSpec):
 
 
 class Shell(nnx.Module):
-    def start(self, streams, *, context):
+    def __call__(self, streams, *, context):
         return streams["input"]
-
-    def end(self, stream, *, context):
-        return stream
 
 
 class Layer(nnx.Module):

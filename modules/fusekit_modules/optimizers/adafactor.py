@@ -13,6 +13,7 @@ from fusekit_modules.optimizers._fields import DecayingSpec, Momentum
 class AdafactorSpec(DecayingSpec):
     """Mean squares kept by rows and columns of large matrices (Shazeer and Stern 2018)."""
 
+    elementwise = False
     type: Literal["adafactor"] = "adafactor"
     factor_from: Count = Field(128, description="least size of both axes that are factored")
     decay: Momentum = Field(0.8, description="exponent: squares decay by 1 - step ** -decay")

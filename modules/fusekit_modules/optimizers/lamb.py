@@ -13,6 +13,7 @@ from fusekit_modules.optimizers._fields import MomentsSpec
 class LambSpec(MomentsSpec):
     """Adam with steps as long as the parameter's norm, array by array (You et al. 2020)."""
 
+    elementwise = False
     type: Literal["lamb"] = "lamb"
     eps: Positive = Field(1e-6, description="added to the root of the squares")
 

@@ -17,6 +17,7 @@ class MuonSpec(DecayingSpec):
     a learning rate (Liu et al. 2025, section 2.2: 0.2).
     """
 
+    elementwise = False
     type: Literal["muon"] = "muon"
     momentum: Momentum = Field(0.95, description="decay of the momentum of matrices")
     nesterov: bool = Field(True, description="look ahead by one step of momentum")

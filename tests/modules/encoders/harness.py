@@ -19,8 +19,8 @@ class Case:
 
     def __init__(self, spec: NodeSpec, given: Signature):
         self.spec, self.given = spec, given
-        module = standalone(spec, {"input": given}, rngs=nnx.Rngs(0))
-        self.build, self.p = randomised(module)
+        self.module = standalone(spec, {"input": given}, rngs=nnx.Rngs(0))
+        self.build, self.p = randomised(self.module)
         self.jitted = jax.jit(self._call, static_argnames=("mode",))
         self.graded = jax.jit(jax.grad(self._loss))
 

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from fusekit.standalone import standalone
 from fusekit.stream import Signature, Span, sequence, vector
 from fusekit_modules.encoders.conv1d import Conv1dSpec
 from fusekit_modules.encoders.embed import EmbedSpec
@@ -31,16 +30,24 @@ VECTOR = vector(3, optional=True)
 NUMBER = Signature((), optional=True)
 CLASS = Signature((), dtype="int", classes=5, optional=True)
 
+PLAIN, CAUSAL, DROPPED = TransformerSpec.examples()
+
 CASES = [
-    *[(TransformerSpec(**e), s) for e in TransformerSpec.examples() for s in (FRAMES, CODES)],
-    *[(VitSpec(**e), s) for e in VitSpec.examples() for s in (PICTURE, SOUND)],
+    (TransformerSpec(**PLAIN), CODES),
+    (TransformerSpec(**CAUSAL), FRAMES),
+    (TransformerSpec(**DROPPED), FRAMES),
+    *[(VitSpec(**e), s) for e, s in zip(VitSpec.examples(), (PICTURE, SOUND), strict=True)],
     (VitSpec(width=4, heads=2, depth=1, patch=(2, 2, 1)), FILM),
     (VitSpec(width=4, heads=2, depth=1, patch=(2,)), SIGNAL),
     *[(FtTransformerSpec(**e), TABLE) for e in FtTransformerSpec.examples()],
-    *[(RecurrentSpec(**e), s) for e in RecurrentSpec.examples() for s in (FRAMES, CODES)],
-    *[(Conv1dSpec(**e), s) for e in Conv1dSpec.examples() for s in (FRAMES, SIGNAL)],
-    *[(ResnetSpec(**e), s) for e in ResnetSpec.examples() for s in (PICTURE, SOUND)],
-    *[(MlpSpec(**e), s) for e in MlpSpec.examples() for s in (VECTOR, FRAMES)],
+    *[
+        (RecurrentSpec(**e), s)
+        for e, s in zip(RecurrentSpec.examples(), (CODES, FRAMES), strict=True)
+    ],
+    *[(Conv1dSpec(**e), s) for e, s in zip(Conv1dSpec.examples(), (SIGNAL, FRAMES), strict=True)],
+    *[(ResnetSpec(**e), s) for e, s in zip(ResnetSpec.examples(), (SOUND, PICTURE), strict=True)],
+    (MlpSpec(width=4, dropout=0.5), FRAMES),
+    (MlpSpec(width=4), VECTOR),
     *[(ProjectionSpec(width=4), s) for s in (TABLE, NUMBER, SIGNAL, PICTURE)],
     *[(EmbedSpec(width=4), s) for s in (FRAMES, CODES, NUMBER, CLASS)],
     (PatchesSpec(width=4, patch=(2, 2)), SOUND),
@@ -131,8 +138,7 @@ def test_more_padding_changes_nothing(spec, given):
 
 
 def test_every_parameter_has_axes(case):
-    module = standalone(case.spec, {"input": case.given}, rngs=nnx.Rngs(0))
-    for path, leaf in nnx.to_flat_state(nnx.state(module)):
+    for path, leaf in nnx.to_flat_state(nnx.state(case.module)):
         assert len(leaf.get_metadata()["axes"]) == leaf.ndim, path
 
 

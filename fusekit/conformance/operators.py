@@ -1,0 +1,262 @@
+"""The laws for operators that edit stacks: tried in a small program around any stack with the hooks
+that the operator needs."""
+
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from fusekit.component import (
+    HeadSpec,
+    LossSpec,
+    LossValue,
+    ModalitySpec,
+    OperatorSpec,
+    OptimizerSpec,
+    ScheduleSpec,
+    StackSpec,
+)
+from fusekit.config.reference import Ref, Reference, parse_place
+from fusekit.config.registry import components
+from fusekit.conformance.cases import KINDS, WIDTH, random_stream, varied
+from fusekit.conformance.laws import finite, same
+from fusekit.errors import ConfigError
+from fusekit.stream import Signature, Stream
+
+STACKS = ("a", "b")
+
+
+class Probe(ModalitySpec):
+    """An optional, padded sequence."""
+
+    type: Literal["probe"] = "probe"
+
+    def signature(self) -> Signature:
+        return dict(varied(KINDS["sequence"]))["missing"]
+
+
+class Readout(HeadSpec):
+    """A fixed random projection of the mean."""
+
+    type: Literal["probe"] = "probe"
+
+    def infer(self, inputs: Any) -> Signature:
+        return Signature((), optional=inputs["input"].optional)
+
+    def build(self, inputs: Any, *, rngs: nnx.Rngs) -> nnx.Module:
+        return Projection()
+
+
+class Projection(nnx.Module):
+    def __call__(self, streams: Any, *, context: Any) -> Stream:
+        given = streams["input"]
+        fixed = np.random.default_rng(0).normal(size=given.width).astype("float32")
+        return Stream(given.values @ fixed, presence=given.presence)
+
+
+class Sum(LossSpec):
+    """The sum of what it reads."""
+
+    type: Literal["probe"] = "probe"
+    input: Ref
+
+    def build(self, inputs: Any, *, rngs: nnx.Rngs) -> nnx.Module:
+        return Summed()
+
+
+class Summed(nnx.Module):
+    def __call__(self, streams: Any, *, rows: Any, context: Any) -> LossValue:
+        values = streams["input"].values
+        return LossValue(jnp.where(rows, values.reshape(len(rows), -1).sum(1), 0.0), rows * 1.0)
+
+
+class Fixed(OptimizerSpec):
+    type: Literal["probe"] = "probe"
+
+    def build(self, learning_rate: Any) -> Any:
+        import optax
+
+        return optax.sgd(learning_rate)
+
+
+class Flat(ScheduleSpec):
+    type: Literal["probe"] = "probe"
+
+    def build(self, steps: int) -> Any:
+        return lambda step: 1.0
+
+
+class OperatorTrial:
+    """An operator at every layer of one stack, or of two in lockstep, of the least number that it
+    accepts."""
+
+    def __init__(self, component: type[OperatorSpec], settings: dict[str, Any]):
+        self.component, self.settings = component, settings
+        self.graph = self._graph()
+
+    def _graph(self) -> Any:
+        from fusekit.config.spec import Experiment
+        from fusekit.graph import resolve
+
+        last: ConfigError | None = None
+        for count, taps in ((2, 0), (1, 0), (1, 1)):
+            edited = STACKS[:count]
+            others = STACKS[count : count + taps]
+            try:
+                return resolve(Experiment(**self._sections(edited, others)))
+            except ConfigError as error:
+                last = error
+        raise last or ValueError("no stack fits")
+
+    def _sections(self, edited: tuple[str, ...], others: tuple[str, ...]) -> dict[str, Any]:
+        stack = self._stack()
+        operator = self.component.model_validate(
+            {
+                **self.settings,
+                "inputs": tuple(Reference(name) for name in others),
+                "into": tuple(parse_place(f"{name}@.." ) for name in edited),
+            }
+        )
+        names = (*edited, *others)
+        ports = self.component.port_names
+        return {
+            "modalities": {name: Probe(optional=True) for name in names},
+            "encoders": {name: stack for name in names},
+            "fusion": {"it": operator},
+            "heads": {f"h{name}": Readout(input=Reference(name, None, ("mean",))) for name in names},
+            "losses": {
+                **{f"l{name}": Sum(input=Reference(f"h{name}")) for name in names},
+                **{f"p{port}": Sum(input=Reference("it", None, (port,))) for port in ports},
+            },
+            "train": {"optimizer": Fixed(), "schedule": Flat(), "steps": 10},
+        }
+
+    def _stack(self) -> StackSpec:
+        """Any registered stack with the hooks that are needed."""
+        for component in components("encoder").values():
+            if not issubclass(component, StackSpec) or not component.hooks >= self.component.needs:
+                continue
+            for settings in component.examples():
+                spec = component.model_validate(settings)
+                try:
+                    start = spec.infer_start({"input": KINDS["sequence"]})
+                except Exception:
+                    continue
+                if spec.layers() > 1 and start.width == WIDTH:
+                    return spec
+        raise ValueError(f"no registered stack has the hooks {sorted(self.component.needs)}")
+
+    @cached_property
+    def program(self) -> Any:
+        from fusekit.program import Program
+
+        return Program(self.graph, layers="unroll")
+
+    def batch(self, seed: int, *, garbage: float = 0.0, present: float = 0.6) -> dict[str, Stream]:
+        rng = np.random.default_rng(seed)
+        return {
+            name: random_stream(
+                dict(varied(KINDS["sequence"]))["missing"], rng, garbage=garbage, present=present
+            )
+            for name in self.graph.inputs
+        }
+
+    @cached_property
+    def _both(self) -> Any:
+        program = self.program
+
+        def objective(params: Any, variables: Any, batch: Any) -> Any:
+            context = program.context("train", jax.random.key(3))
+            values, _ = program.model.apply(params, variables, batch, context=context)
+            heads = {
+                name: values[read.key]
+                for name in self.graph.heads
+                for read in self.graph.outputs_of(name)
+            }
+            loss, _ = program.loss(params, variables, batch, context)
+            return loss, heads
+
+        return jax.jit(jax.value_and_grad(objective, has_aux=True))
+
+    def __call__(self, batch: dict[str, Stream], params: Any = None) -> Any:
+        """((loss, heads), gradients), in training."""
+        state = self.state
+        params = state.params if params is None else params
+        return self._both(params, state.variables, self.program.batch(batch))
+
+    @cached_property
+    def state(self) -> Any:
+        return self.program.init(0)
+
+
+def check_operator(component: type[OperatorSpec]) -> Iterator[tuple[str, str]]:
+    """The (law, reason) pairs that an operator breaks."""
+    for settings in component.examples():
+        try:
+            trial = OperatorTrial(component, settings)
+        except Exception as error:
+            yield "builds", f"{settings or 'defaults'}: {error}"
+            continue
+        for law in (_contents, _all_absent, _independence, _reachable, _scan):
+            try:
+                law(trial)
+            except Exception as error:
+                yield law.__name__.strip("_"), f"{type(error).__name__}: {error}"
+
+
+def _contents(trial: OperatorTrial) -> None:
+    clean = trial(trial.batch(1))
+    for garbage in (np.nan, np.inf, 1e30):
+        same(clean, trial(trial.batch(1, garbage=garbage)), f"{garbage} changes the result")
+
+
+def _all_absent(trial: OperatorTrial) -> None:
+    finite(trial(trial.batch(2, garbage=np.nan, present=0.0)), "a result with all inputs absent")
+
+
+def _independence(trial: OperatorTrial) -> None:
+    if trial.component.couples != "none":
+        return
+    one, two = trial.batch(1), trial.batch(2)
+    mixed = {
+        name: jax.tree.map(lambda a, b: np.concatenate([a[:1], b[1:]]), one[name], two[name])
+        for name in one
+    }
+    first = jax.tree.map(lambda leaf: leaf[:1], trial(one)[0][1])
+    second = jax.tree.map(lambda leaf: leaf[:1], trial(mixed)[0][1])
+    same(first, second, "another sample changes the result")
+
+
+def _reachable(trial: OperatorTrial) -> None:
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda leaf: leaf + 0.3 * rng.normal(size=leaf.shape).astype("float32"), trial.state.params
+    )
+    dead: set[str] | None = None
+    for seed in range(8):
+        grads = trial(trial.batch(seed + 10), params)[1]
+        flat = trial.program.parameters(trial.state.with_(params=grads))
+        zero = {n for n, g in flat.items() if n.startswith("it.") and not bool(jnp.any(g != 0))}
+        dead = zero if dead is None else dead & zero
+        if not dead:
+            return
+    raise AssertionError(f"no gradient reaches {', '.join(sorted(dead or ()))}")
+
+
+def _scan(trial: OperatorTrial) -> None:
+    from fusekit.program import Program
+
+    scanned = Program(trial.graph, layers="scan")
+    state = scanned.restored(trial.program.flat(trial.state))
+    batch = scanned.batch(trial.batch(1))
+    context = scanned.context("train", jax.random.key(3))
+    loss = jax.jit(lambda p, v, b: scanned.loss(p, v, b, context)[0])(
+        state.params, state.variables, batch
+    )
+    plain = trial(trial.batch(1))[0][0]
+    if abs(float(loss) - float(plain)) > 1e-4 * max(1.0, abs(float(plain))):
+        raise AssertionError(f"scanned {float(loss)} but unrolled {float(plain)}")
