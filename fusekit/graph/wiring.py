@@ -154,7 +154,7 @@ class Wiring:
             return self._point(node, reference, path)
         if node.places:
             return self._operator(node, reference)
-        if node.points:
+        if node.points and isinstance(node.spec, HeadSpec):
             reads = tuple(_of_point(node, k, reference.ports) for k in range(node.points))
             return Wire(reads, True, reference)
         return Wire((Read(Key("out", node.name), reference.ports, text),), False, reference)

@@ -10,7 +10,7 @@ from pydantic import Field
 from fusekit.component import Outputs, Signatures, Width, register
 from fusekit.context import Context
 from fusekit.parameter import parameter
-from fusekit.stream import Signature, Span, Stream, sequence
+from fusekit.stream import Signature, Span, Stream, sequence, vector
 from fusekit_modules.fusion._present import choose, emit, masked_mean, read
 from fusekit_modules.fusion._vectors import WidthFusionSpec
 from fusekit_modules.layers.activation import ActivationName, activation
@@ -21,9 +21,10 @@ from fusekit_modules.layers.linear import Linear
 class SequentialSpec(WidthFusionSpec):
     """A state that each modality in turn updates, in the order of `inputs`: MultiModN (Swamy 2023).
 
-    Port `steps`: the states as a sequence, the learned start first, each step labelled with its
-    input, so that a head may read them all. Port `change`: the mean squared change of the state. A
-    sample skips the modality it lacks: its state stays, and that step is padding.
+    Points: `@0` the learned start, `@k` the state after input k, so that a head may read `@..`;
+    without a point, the last state. Port `steps`: the states as a sequence, each labelled with its
+    input. Port `change`: the mean squared change of the state. A sample skips the modality it
+    lacks: its state stays, and that step is absent.
     """
 
     least = 1
@@ -31,13 +32,18 @@ class SequentialSpec(WidthFusionSpec):
     hidden: tuple[Width, ...] = Field((32,), description="layers on a modality before the state")
     activation: ActivationName = Field("relu", description="after each of those layers")
 
+    def points(self) -> int:
+        return len(self.inputs) + 1
+
     def infer(self, inputs: Signatures) -> Outputs:
         out, padded = super().infer(inputs), any(s.optional for s in inputs.values())
         optional = all(signature.optional for signature in inputs.values())
         width, spans = self.out_width(inputs), spans_of(inputs)
         steps = sequence(len(spans), width, spans=spans, padded=padded, optional=optional)
         change = Signature((), optional=optional)
-        return {"out": out, "steps": steps, "change": change}  # pyright: ignore[reportReturnType]
+        flags = [False, *(signature.optional for signature in inputs.values())]
+        states = {f"@{k}": vector(width, optional=flag) for k, flag in enumerate(flags)}
+        return {"out": out, "steps": steps, "change": change, **states}  # pyright: ignore
 
     def build(self, inputs: Signatures, *, rngs: nnx.Rngs) -> "Sequential":
         return Sequential(self, inputs, rngs=rngs)
@@ -87,4 +93,9 @@ class Sequential(nnx.Module):
         mask = jnp.pad(present, ((0, 0), (1, 0)), constant_values=True) if padded else None
         steps = emit(stacked, given).with_(mask=mask, spans=self.spans).clean()
         change = emit(masked_mean(change, present), given)
-        return {"out": emit(states[-1], given), "steps": steps, "change": change}
+        presences = [None, *(stream.presence for stream in given)]
+        points = {
+            f"@{k}": Stream(state, presence=presence).clean()
+            for k, (state, presence) in enumerate(zip(states, presences, strict=True))
+        }
+        return {"out": emit(states[-1], given), "steps": steps, "change": change, **points}
