@@ -7,7 +7,7 @@ NEW_PYTHON ?= $(shell command -v python3.13 || command -v python3.12)
 VENV := .venv
 BIN := $(VENV)/bin
 TESTS ?= tests
-PYTEST_ARGS ?= -m "not slow and not gpu"
+PYTEST_ARGS ?= -n 2 --dist loadfile -m "not slow and not gpu"
 
 .PHONY: demo test test-new test-slow lint wheel-check clean
 

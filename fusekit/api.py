@@ -10,6 +10,7 @@ from fusekit.graph import Graph
 from fusekit.graph import resolve as resolve_graph
 
 if TYPE_CHECKING:
+    from fusekit.config import Loaded
     from fusekit.program import Program
 
 
@@ -23,9 +24,17 @@ def load(path: str | PathLike[str], overrides: Iterable[str] = ()) -> Experiment
     Raises:
       ConfigError: with every problem and its position.
     """
+    return load_graph(path, overrides)[0].experiment
+
+
+def load_graph(path: str | PathLike[str], overrides: Iterable[str] = ()) -> "tuple[Loaded, Graph]":
+    """Like `load`, with the source positions and the graph."""
+    from fusekit.patterns import check_patterns
+
     loaded = load_config(path, tuple(overrides))
-    resolve_graph(loaded.experiment, loaded.locate)
-    return loaded.experiment
+    graph = resolve_graph(loaded.experiment, loaded.locate)
+    check_patterns(graph, loaded.locate)
+    return loaded, graph
 
 
 def experiment(**sections: Any) -> Experiment:

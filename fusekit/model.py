@@ -17,6 +17,7 @@ from fusekit.context import Context
 from fusekit.graph.graph import Graph
 from fusekit.graph.infer import split_inputs
 from fusekit.graph.node import Event, Key, Read
+from fusekit.graph.recompute import Recomputed, pieces
 from fusekit.graph.schedule import Carried, Constant, Item, Local, Scan, Varying, schedule
 from fusekit.graph.select import select_stream
 from fusekit.graph.units import END, Group, Template, Tree, UnitId, templates, variables_of
@@ -135,17 +136,17 @@ class FusionModel:
 
         Gives all values found on the way, and the variables afterwards.
         """
-        run = Run(self, params, dict(variables), context)
-        for item in self.needed(wanted):
-            if isinstance(item, Scan):
-                run.scan(item)
-            elif item.kind == "batch":
-                run.values[item.gives[0]] = self._enter_batch(item, batch, context)
-            else:
-                run.event(item)
+        run = Run(self, params, dict(variables), context, batch)
+        items = self.needed(wanted)
+        for item in pieces(items, self._recomputed) if context.training else items:
+            run.item(item)
         return run.values, run.variables
 
-    def _enter_batch(self, event: Event, batch: Mapping[str, Stream], context: Context) -> Stream:
+    def _recomputed(self, event: Event) -> bool:
+        spec = self.graph.nodes[event.node].spec
+        return isinstance(spec, StackSpec) and spec.remat == "full"
+
+    def enter_batch(self, event: Event, batch: Mapping[str, Stream], context: Context) -> Stream:
         """A batch entry as its signature says: cleaned, cast, mask and presence as declared."""
         signature = self.graph.signatures[event.gives[0]]
         assert isinstance(signature, Signature)
@@ -180,12 +181,54 @@ class FusionModel:
 class Run:
     """One walk through the events: the values so far, and the variables."""
 
-    def __init__(self, model: FusionModel, params: State, variables: State, context: Context):
+    def __init__(
+        self,
+        model: FusionModel,
+        params: State,
+        variables: State,
+        context: Context,
+        batch: Mapping[str, Stream],
+    ):
         self.model = model
         self.params = params
         self.variables = variables
         self.context = context
+        self.batch = batch
         self.values: Values = {}
+
+    def item(self, item: Item | Recomputed) -> None:
+        """Runs one item of the walk."""
+        if isinstance(item, Recomputed):
+            self.recomputed(item)
+        elif isinstance(item, Scan):
+            self.scan(item)
+        elif item.kind == "batch":
+            given = self.model.enter_batch(item, self.batch, self.context)
+            self.values[item.gives[0]] = given
+        else:
+            self.event(item)
+
+    def recomputed(self, piece: Recomputed) -> None:
+        """Runs items of which the backward pass keeps nothing but what they read.
+
+        What they read is closed over: `jax.checkpoint` differentiates with respect to it too.
+        """
+
+        def body() -> tuple[list[Any], State, dict[Any, list[Any]]]:
+            with self.context.collecting() as (context, collector):
+                inner = Run(self.model, self.params, dict(self.variables), context, self.batch)
+                inner.values = dict(self.values)
+                for item in piece.items:
+                    inner.item(item)
+            variables = {n: v for n, v in inner.variables.items() if v is not self.variables[n]}
+            return [inner.values[key] for key in piece.gives], variables, collector.found
+
+        given, variables, found = jax.checkpoint(body)()
+        self.values.update(zip(piece.gives, given, strict=True))
+        self.variables.update(variables)
+        for (path, name), values in found.items():
+            for value in values:
+                self.context.collector.add(path, name, value)
 
     def read(self, read: Read) -> Any:
         """The value that a read names, with its ports applied."""
@@ -270,23 +313,11 @@ class Run:
         unit = UnitId(event.node, event.index)
         at = context.at(f"{event.node}.layers", index)
         edits = Edits(tuple(v for role, v in inputs.items() if role.startswith("edit")))
-        template, params, variables = state_of(unit)
-        spec = self.model.graph.nodes[event.node].spec
-
-        def body(params: Tree, stream: Stream, edits: Edits) -> tuple[LayerOutput, Tree]:
-            module = merged(template, params, variables, context)
-            out = module(stream, edits, context=at)
-            return out, variables_of(module)
-
-        plain = not edits.all
-        if isinstance(spec, StackSpec) and spec.remat == "full" and plain and at.training:
-            out, after = jax.checkpoint(lambda p, s: body(p, s, edits))(params, inputs["stream"])
-        else:
-            out, after = body(params, inputs["stream"], edits)
-        if jax.tree.leaves(after):
-            getattr(state_of, "store", self._store)(unit, after)
+        module = self._module(unit, state_of)
+        out = module(inputs["stream"], edits, context=at)
+        self._keep(unit, module, state_of)
         out = LayerOutput(constrained(out.stream, context), out.extras)
-        return (out.stream if plain else out,)
+        return (out if edits.all else out.stream,)
 
     def _operator(self, event: Event, state_of: Any) -> tuple[UnitId, Any]:
         """The module that acts at a place: the place's own, or the operator's."""

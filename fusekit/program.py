@@ -30,6 +30,7 @@ from fusekit.graph.units import Template
 from fusekit.layout import Layout
 from fusekit.model import FusionModel, State
 from fusekit.objective import ratio, read, readings, rows_of, sums, total_loss
+from fusekit.patterns import check_patterns
 from fusekit.stream import Signature, Stream
 from fusekit.train.optimizer import FROZEN, decays, labeller, transformation
 from fusekit.train.state import TrainState
@@ -84,6 +85,7 @@ class Program:
             scan={"unroll": 0, "auto": SCAN_FROM, "scan": 2}[choice],
             apart=self.label,
         )
+        check_patterns(graph)
         mode = mode or experiment.mesh.replicas
         on_cpu = self.layout.mesh.devices.flat[0].platform == "cpu"
         self.vmapped = replicas > 1 and (mode == "vmap" or (mode == "auto" and not on_cpu))

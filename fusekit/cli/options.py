@@ -37,11 +37,9 @@ def without_device() -> None:
 
 def resolved(config: str, sets: list[str] | None) -> "tuple[Loaded, Graph]":
     """A config and its graph. Raises `ConfigError` with every problem and its position."""
-    from fusekit.config import load
-    from fusekit.graph import resolve
+    from fusekit.api import load_graph
 
-    loaded = load(config, tuple(sets or ()))
-    return loaded, resolve(loaded.experiment, loaded.locate)
+    return load_graph(config, sets or ())
 
 
 def title(loaded: "Loaded", config: str) -> str:

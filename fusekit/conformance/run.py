@@ -27,14 +27,15 @@ def run(
     """Tries components; gives how many checks failed.
 
     Args:
-      names: `slot/name`, or names; none: all.
+      names: `slot/name`, `slot.name`, or names; none: all.
       thorough: with every kind of input that fits.
       say: where each line goes.
     """
     wanted = set(names)
     failed = tried = 0
     for slot, name, component in walk():
-        if slot not in TRIED or (wanted and not {name, f"{slot}/{name}"} & wanted):
+        called = {name, f"{slot}/{name}", f"{slot}.{name}"}
+        if slot not in TRIED or (wanted and not called & wanted):
             continue
         if issubclass(component, OperatorSpec):
             for law, problem in check_operator(component):

@@ -5,12 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fusekit.train.checkpoint import Checkpoints, Restored
-    from fusekit.train.environment import environment
-    from fusekit.train.evaluate import Gathered, evaluate, gather
+    from fusekit.train.evaluate import Gathered, gather
     from fusekit.train.experiment import Result, train
     from fusekit.train.guard import NonFiniteError
     from fusekit.train.loop import Fitted, fit, resumed, steps_of
-    from fusekit.train.report import report
     from fusekit.train.run import Run
     from fusekit.train.state import TrainState
 
@@ -23,11 +21,8 @@ _HOMES = {
     "Result": "experiment",
     "Run": "run",
     "TrainState": "state",
-    "environment": "environment",
-    "evaluate": "evaluate",
     "fit": "loop",
     "gather": "evaluate",
-    "report": "report",
     "resumed": "loop",
     "steps_of": "loop",
     "train": "experiment",
@@ -42,11 +37,8 @@ __all__ = [
     "Result",
     "Run",
     "TrainState",
-    "environment",
-    "evaluate",
     "fit",
     "gather",
-    "report",
     "resumed",
     "steps_of",
     "train",

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fusekit.errors import DataError, LayoutError
+from fusekit.errors import ConfigError, DataError, LayoutError
 from fusekit.graph import resolve
 from fusekit.graph.schedule import Scan
 from fusekit.layout import Layout
@@ -272,3 +272,18 @@ def test_bfloat16_keeps_float32_parameters():
     state, metrics = program.step(program.init(0), toys.batch(0, names=("a", "y")))
     assert all(v.dtype == jnp.float32 for v in program.parameters(state).values())
     assert np.isfinite(float(metrics["loss"]))
+
+
+def test_patterns_that_match_nothing_are_reported_together():
+    experiment = toys.two_stacks(
+        train={"trainable": ["mixx", "a.layers.3"], "groups": {"g": {"paths": ["*.kernle"]}}},
+        mesh={"params": {"embde": "fsdp"}},
+    )
+    with pytest.raises(ConfigError) as error:
+        Program(resolve(experiment))
+    text = str(error.value)
+    assert len(error.value.problems) == 3
+    assert "train.trainable.0: no parameter has this path" in text
+    assert "did you mean: mix" in text
+    assert "mesh.params.embde" in text
+    assert "did you mean: embed" in text

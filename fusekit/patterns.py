@@ -1,0 +1,70 @@
+"""Checks what a config says of parameters and axes once the parameters are known."""
+
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
+
+from fusekit.errors import ConfigError, Problem, nearest
+from fusekit.graph.graph import Graph, Locate
+from fusekit.graph.units import templates
+from fusekit.layout import ACTIVATIONS, PARAMS
+from fusekit.train.optimizer import matches
+
+
+def check_patterns(graph: Graph, locate: Locate | None = None) -> None:
+    """Raises `ConfigError` for patterns that match no parameter, and rules for no axis.
+
+    Costs nothing where the config has neither.
+    """
+    experiment = graph.experiment
+    train, mesh = experiment.train, experiment.mesh
+    if not (train.trainable or train.groups or mesh.params or mesh.activations):
+        return
+    units = templates(graph)
+    paths = [
+        ".".join([unit.path, *map(str, path)])
+        for unit, template in units.items()
+        for path in template.axes
+    ]
+    problems: list[Problem] = []
+    for number, pattern in enumerate(train.trainable or ()):
+        problems += _unmatched(("train", "trainable", number), pattern, paths)
+    for name, group in train.groups.items():
+        for number, pattern in enumerate(group.paths):
+            problems += _unmatched(("train", "groups", name, "paths", number), pattern, paths)
+    axes = {axis for t in units.values() for names in t.axes.values() for axis in names}
+    known = {*PARAMS, *(axis for axis in axes if axis)}
+    problems += _unknown("params", experiment.mesh.params, known)
+    problems += _unknown("activations", experiment.mesh.activations, {*ACTIVATIONS, "embed"})
+    if problems:
+        raise ConfigError(p.at(locate(p.path) if locate else None) for p in problems)
+
+
+def _unmatched(
+    path: tuple[str | int, ...], pattern: str, paths: Iterable[str]
+) -> Iterator[Problem]:
+    if any(matches(name, pattern) for name in paths):
+        return
+    prefixes = {
+        ".".join(steps[:count])
+        for steps in (name.split(".") for name in paths)
+        for count in range(1, len(steps) + 1)
+    }
+    yield Problem(
+        path,
+        "no parameter has this path",
+        found=pattern,
+        expected="a parameter path, the start of one, or a glob",
+        nearest=tuple(get_close_matches(pattern, sorted(prefixes), n=3, cutoff=0.5)),
+    )
+
+
+def _unknown(table: str, rules: Iterable[str], known: set[str]) -> Iterator[Problem]:
+    for axis in rules:
+        if axis not in known:
+            yield Problem(
+                ("mesh", table, axis),
+                "no array has an axis of this name",
+                found=axis,
+                expected="one of " + ", ".join(sorted(known)),
+                nearest=nearest(axis, known),
+            )

@@ -1,0 +1,157 @@
+"""Every hook of a layer, on real transformers: the same however layers run, nothing where asked."""
+
+import jax
+import numpy as np
+import pytest
+
+import fusekit
+from fusekit.graph.node import Key
+from fusekit.graph.schedule import Scan
+from fusekit.layout import Layout
+from fusekit.program import Program
+from fusekit.stream import Stream
+from tests.support.hooks import PLACES
+from tests.support.training import assert_close, trained
+
+STACK = {"type": "transformer", "width": 8, "heads": 2, "dropout": 0.1, "drop_path": 0.1}
+READING = {"keys_values": "side@0..1", "key_value": "side@0"}
+LOCKSTEP = ("tokens",)
+
+
+def declared(fusion, *, depth=3, remat="none"):
+    """A trunk over two modalities side by side, and a stack over one of them."""
+    stack = {**STACK, "depth": depth, "remat": remat}
+    return fusekit.experiment(
+        modalities={
+            "a": {"type": "features", "length": 3, "width": 8, "optional": True},
+            "b": {"type": "features", "length": 2, "width": 8, "optional": True},
+            "label": {"type": "label", "classes": 3},
+        },
+        encoders={
+            "trunk": {**stack, "input": "joined"},
+            "side": {**stack, "input": "batch.a", "readout": 1},
+        },
+        fusion={
+            "joined": {"type": "concat", "axis": "sequence", "inputs": ["batch.a", "batch.b"]},
+            **fusion,
+        },
+        heads={
+            "y": {"type": "classifier", "input": "trunk.mean", "classes": 3},
+            "z": {"type": "classifier", "input": "side.readout", "classes": 3},
+        },
+        losses={
+            name: {"type": "cross_entropy", "prediction": name, "target": "batch.label"}
+            for name in ("y", "z")
+        },
+        train={"optimizer": {"type": "sgd", "momentum": 0.9}, "learning_rate": 0.1, "steps": 10},
+    )
+
+
+def batch(seed, size=8):
+    r = np.random.default_rng(seed)
+    found = {"label": Stream(r.integers(0, 3, size).astype("int32"))}
+    for name, length in (("a", 3), ("b", 2)):
+        mask = np.arange(length) < r.integers(1, length + 1, (size, 1))
+        presence = r.random(size) < 0.7
+        values = r.normal(size=(size, length, 8)).astype("float32")
+        values[~(mask & presence[:, None])] = np.nan
+        found[name] = Stream(values, mask, presence)
+    return found
+
+
+def everything(**changes):
+    """All hooks at once, two places each."""
+    fusion = {}
+    for name in PLACES:
+        into = ["trunk@1..", "side@1.."] if name in LOCKSTEP else ["trunk@1.."]
+        inputs = {"inputs": [READING[name]]} if name in READING else {}
+        fusion[name] = {"type": f"hook_{name}", "into": into, **inputs}
+    return fusekit.resolve(declared(fusion, **changes))
+
+
+BATCHES = [batch(0), batch(1)]
+
+
+@pytest.fixture(scope="module")
+def unrolled():
+    return trained(Program(everything(), layers="unroll"), BATCHES)
+
+
+def test_training_moves_every_weight_of_every_place(unrolled):
+    graph = everything()
+    before = Program(graph, layers="unroll")
+    start = before.flat(before.init(0))
+    for name, place in PLACES.items():
+        for weight in place.weights:
+            for layer in (0, 1):
+                path = f"params.{name}.layers.{layer}.{weight}"
+                assert not np.array_equal(start[path], unrolled[0][path]), path
+
+
+@pytest.mark.parametrize(
+    ("layers", "remat", "options"),
+    [
+        pytest.param("scan", "none", {}, id="scan"),
+        pytest.param("unroll", "full", {}, id="recomputed"),
+        pytest.param("scan", "full", {}, id="scan-recomputed"),
+        pytest.param("scan", "none", {"replicas": 2, "mode": "vmap"}, id="replicas"),
+        pytest.param("scan", "none", {"mesh": {"data": 2, "fsdp": 2, "tensor": 2}}, id="mesh"),
+    ],
+)
+def test_all_hooks_train_the_same_however_layers_run(layers, remat, options, unrolled):
+    mesh = options.pop("mesh", None) if (options := dict(options)) else None
+    layout = Layout.of(mesh) if mesh else None
+    program = Program(everything(remat=remat), layers=layers, layout=layout, **options)
+    scans = [item for item in program.model.items if isinstance(item, Scan)]
+    assert bool(scans) == (layers == "scan")
+    state, metrics = trained(program, BATCHES)
+    assert_close(state, unrolled[0], atol=5e-5)
+    for one, other in zip(metrics, unrolled[1], strict=True):
+        for name, value in other.items():
+            mine = one[name] if program.replicas == 1 else one[name][0]
+            np.testing.assert_allclose(mine, value, rtol=1e-4, err_msg=name)
+
+
+def test_a_layer_with_edits_is_recomputed():
+    """What the backward pass keeps of a layer: with edits too, only what enters the place."""
+    kept = {}
+    for remat in ("none", "full"):
+        program = Program(everything(remat=remat), layers="unroll")
+        state, given = program.init(0), program.batch(BATCHES[0])
+        context = program.context("train", jax.random.key(0))
+        jaxpr = jax.make_jaxpr(jax.grad(lambda p: program.loss(p, {}, given, context)[0]))(  # noqa: B023
+            state.params
+        )
+        kept[remat] = str(jaxpr).count("checkpoint[") + str(jaxpr).count("remat")
+    assert kept["none"] == 0
+    assert kept["full"] > 0
+
+
+def streams(fusion):
+    """The trunk at its end, in training, from the parameters of the first seed."""
+    program = Program(fusekit.resolve(declared(fusion, depth=2)), layers="unroll")
+    state = program.init(0)
+    context = program.context("train", jax.random.key(3))
+    wanted = Key("out", "trunk")
+    values, _ = program.model.apply(
+        state.params, state.variables, program.batch(BATCHES[0]), context=context, wanted=[wanted]
+    )
+    stream = values[wanted]
+    return np.asarray(stream.values), np.asarray(stream.valid())
+
+
+@pytest.fixture(scope="module")
+def unedited():
+    return streams({})
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_an_identity_edit_changes_nothing_and_any_other_does(name, unedited):
+    inputs = {"inputs": ["side@0"]} if name in READING else {}
+    operator = {"type": f"hook_{name}", "into": "trunk@..", **inputs}
+    plain, valid = unedited
+    same, _ = streams({"it": {**operator, "identity": True}})
+    np.testing.assert_allclose(same[valid], plain[valid], atol=1e-6)
+    other, _ = streams({"it": operator})
+    assert np.isfinite(other).all()
+    assert np.abs(other - plain)[valid].max() > 1e-3
