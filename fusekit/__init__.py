@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from fusekit.errors import FusekitError
     from fusekit.layout import Layout
     from fusekit.program import Program
-    from fusekit.standalone import standalone
     from fusekit.stream import Signature, Stream
 
 __version__ = "0.1.0"
@@ -34,11 +33,23 @@ _HOME = {
     "Layout": "fusekit.layout",
     "Program": "fusekit.program",
     "Signature": "fusekit.stream",
-    "standalone": "fusekit.standalone",
     "Stream": "fusekit.stream",
 }
 
-__all__ = [*sorted(_HOME)]
+__all__ = [
+    "Context",
+    "Experiment",
+    "FusekitError",
+    "Layout",
+    "Program",
+    "Signature",
+    "Stream",
+    "compile",
+    "experiment",
+    "load",
+    "register",
+    "resolve",
+]
 
 
 def __getattr__(name: str) -> Any:

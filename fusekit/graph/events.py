@@ -186,7 +186,33 @@ def order(
                 open_.pop()
                 del waiting[event]
                 done[event] = None
-    return tuple(done)
+    return settled(tuple(done))
+
+
+def settled(events: tuple[Event, ...]) -> tuple[Event, ...]:
+    """The events, with what need not happen within a place moved before it.
+
+    By demand, what a second operator reads comes up when the first has entered. Moved out, the
+    places of several operators look alike from the first on, and can be scanned.
+    """
+    found: list[Event] = []
+    within: list[Event] = []
+    given: set[Key] = set()
+    open_: set[Key] = set()
+    for event in events:
+        reads = {read.key for _, read in event.reads}
+        if open_ and not given & reads and event.kind != "enter":
+            found.append(event)
+            continue
+        open_.update(key for key in event.gives if key.kind == "mid")
+        if event.kind == "leave":
+            open_ -= reads
+        within.append(event)
+        given.update(event.gives)
+        if not open_:
+            found += within
+            within, given = [], set()
+    return (*found, *within)
 
 
 def _cycle(ordering: Ordering, trail: list[Event], back_to: Event) -> Problem:

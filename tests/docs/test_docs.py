@@ -73,10 +73,15 @@ def test_a_command_line_is_understood(line):
     command.make_context(name, list(words))
     for word in words:
         if word.endswith(".yaml") and word.startswith(("configs/", "fusekit:")):
-            assert (ROOT / "configs" / word.removeprefix("fusekit:").removeprefix("configs/")).is_file()
+            assert (
+                ROOT / "configs" / word.removeprefix("fusekit:").removeprefix("configs/")
+            ).is_file()
 
 
-@pytest.mark.parametrize("page", [PAGES[0], *sorted((ROOT / "docs").glob("*/*.md"))], ids=lambda page: page.name)
+LINKED = [PAGES[0], *sorted((ROOT / "docs").glob("*/*.md"))]
+
+
+@pytest.mark.parametrize("page", LINKED, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path):
     text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
     for target in re.findall(r"\]\(([^)\s]+)\)", text):

@@ -13,14 +13,14 @@ from fusekit.stream import Stream
 from tests.support.hooks import PLACES
 from tests.support.training import assert_close, trained
 
-STACK = {"type": "transformer", "width": 8, "heads": 2, "dropout": 0.1, "drop_path": 0.1}
-READING = {"keys_values": "side@0..1", "key_value": "side@0"}
+STACK = {"type": "transformer", "depth": 2, "width": 8, "heads": 2, "mlp_ratio": 2}
+READING = {"keys_values": "side@input", "key_value": "batch.a"}
 LOCKSTEP = ("tokens",)
 
 
-def declared(fusion, *, depth=3, remat="none"):
+def declared(fusion, *, remat="none"):
     """A trunk over two modalities side by side, and a stack over one of them."""
-    stack = {**STACK, "depth": depth, "remat": remat}
+    stack = {**STACK, "remat": remat}
     return fusekit.experiment(
         modalities={
             "a": {"type": "features", "length": 3, "width": 8, "optional": True},
@@ -28,7 +28,7 @@ def declared(fusion, *, depth=3, remat="none"):
             "label": {"type": "label", "classes": 3},
         },
         encoders={
-            "trunk": {**stack, "input": "joined"},
+            "trunk": {**stack, "input": "joined", "dropout": 0.1},
             "side": {**stack, "input": "batch.a", "readout": 1},
         },
         fusion={
@@ -63,7 +63,7 @@ def everything(**changes):
     """All hooks at once, two places each."""
     fusion = {}
     for name in PLACES:
-        into = ["trunk@1..", "side@1.."] if name in LOCKSTEP else ["trunk@1.."]
+        into = ["trunk@..", "side@.."] if name in LOCKSTEP else ["trunk@.."]
         inputs = {"inputs": [READING[name]]} if name in READING else {}
         fusion[name] = {"type": f"hook_{name}", "into": into, **inputs}
     return fusekit.resolve(declared(fusion, **changes))
@@ -129,7 +129,7 @@ def test_a_layer_with_edits_is_recomputed():
 
 def streams(fusion):
     """The trunk at its end, in training, from the parameters of the first seed."""
-    program = Program(fusekit.resolve(declared(fusion, depth=2)), layers="unroll")
+    program = Program(fusekit.resolve(declared(fusion)), layers="unroll")
     state = program.init(0)
     context = program.context("train", jax.random.key(3))
     wanted = Key("out", "trunk")
@@ -147,7 +147,7 @@ def unedited():
 
 @pytest.mark.parametrize("name", PLACES)
 def test_an_identity_edit_changes_nothing_and_any_other_does(name, unedited):
-    inputs = {"inputs": ["side@0"]} if name in READING else {}
+    inputs = {"inputs": [READING[name]]} if name in READING else {}
     operator = {"type": f"hook_{name}", "into": "trunk@..", **inputs}
     plain, valid = unedited
     same, _ = streams({"it": {**operator, "identity": True}})

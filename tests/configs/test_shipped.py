@@ -1,0 +1,32 @@
+"""Every shipped config is possible; those with data take two steps on it and evaluate."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fusekit
+from fusekit.train.evaluate import evaluate
+from fusekit.train.experiment import open_splits
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
+NAMES = [str(path.relative_to(path.parents[2])) for path in CONFIGS]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=NAMES)
+def test_it_is_possible(path):
+    assert fusekit.load(path).losses
+
+
+@pytest.mark.parametrize("name", ["examples/mfeat.yaml", "examples/missing.yaml"])
+def test_it_trains_and_evaluates(name):
+    path = Path(__file__).parents[2] / "configs" / name
+    experiment = fusekit.load(path, ["train.steps=2", "train.batch=20"])
+    program = fusekit.compile(experiment, steps=2)
+    splits = open_splits(experiment)
+    state = program.init(seed=0)
+    for _ in range(2):
+        state, metrics = program.step(state, next(splits["train"]).streams)
+    assert np.isfinite(float(metrics["loss"]))
+    found = evaluate(program, state, splits["test"])
+    assert 0 <= found["accuracy"] <= 1
