@@ -146,12 +146,12 @@ class Layout:
         for size, axis in zip(shape, axes, strict=True):
             rule = rules.get(axis) if axis else None
             names = (rule,) if isinstance(rule, str) else tuple(rule or ())
-            fit = tuple(n for n in names if n not in taken and self.mesh.shape[n] > 1)
+            fit = [n for n in names if n not in taken and self.mesh.shape[n] > 1]
             if not fit or size % prod(self.mesh.shape[n] for n in fit):
                 parts.append(None)
                 continue
             taken.update(fit)
-            parts.append(fit if len(fit) > 1 else fit[0])
+            parts.append(tuple(fit) if len(fit) > 1 else fit[0])
         return P(*parts)
 
 

@@ -8,7 +8,7 @@ A program compiles once per batch shape, whatever the presence pattern. The stat
 `step` is donated: use the one that comes out.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -296,8 +296,9 @@ class Program:
             raise DataError("; ".join(problems))
         size = next(iter(found.values())).batch if found else 0
         valid: Any = batch.get("valid")
-        valid = valid.values if isinstance(valid, Stream) else valid
-        found["valid"] = Stream(np.ones(size, bool) if valid is None else valid)
+        if valid is None:
+            valid = np.ones(size, bool)
+        found["valid"] = valid if isinstance(valid, Stream) else Stream(valid)
         if self.layout.size > 1:
             return jax.device_put(found, jax.tree.map(self.layout.batch, found))
         return found
@@ -308,7 +309,7 @@ class Program:
         dtypes = {"float": jnp.float32, "int": jnp.int32, "bool": jnp.bool_}
         for name in self.model.entries():
             signature = self.graph.signatures[Key("out", f"batch.{name}")]
-            assert isinstance(signature, Signature)  # noqa: S101 - batch entries have one
+            assert isinstance(signature, Signature)
             shape: Any = jax.ShapeDtypeStruct((size, *signature.shape), dtypes[signature.dtype])
             mask: Any = jax.ShapeDtypeStruct(shape.shape[:2], jnp.bool_)
             presence: Any = jax.ShapeDtypeStruct((size,), jnp.bool_)
@@ -318,9 +319,7 @@ class Program:
         valid: Any = jax.ShapeDtypeStruct((size,), jnp.bool_)
         return {**found, "valid": Stream(valid)}
 
-    def context(
-        self, mode: Mode, key: Array | None, collector: Collector | None = None
-    ) -> Context:
+    def context(self, mode: Mode, key: Array | None, collector: Collector | None = None) -> Context:
         layout = self.layout if self.layout.size > 1 else None
         return Context(
             mode=mode,

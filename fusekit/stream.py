@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from typing import Literal
 
 import jax
@@ -266,7 +267,7 @@ def span_bounds(spans: Sequence[Span], label: str) -> tuple[int, int]:
         at += span.size
     if not found:
         raise KeyError(label)
-    if any(a[1] != b[0] for a, b in zip(found, found[1:], strict=False)):
+    if any(a[1] != b[0] for a, b in pairwise(found)):
         raise KeyError(label)
     return found[0][0], found[-1][1]
 

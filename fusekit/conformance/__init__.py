@@ -6,7 +6,7 @@ call the same checks.
 
 from fusekit.conformance.cases import Case, cases_of
 from fusekit.conformance.checks import CHECKS
-from fusekit.conformance.laws import Broken
+from fusekit.conformance.laws import BrokenError
 from fusekit.conformance.run import run
 
-__all__ = ["CHECKS", "Broken", "Case", "cases_of", "run"]
+__all__ = ["CHECKS", "BrokenError", "Case", "cases_of", "run"]

@@ -60,7 +60,9 @@ class Case:
     inputs: dict[str, Signature]
     name: str
 
-    def streams(self, seed: int, *, garbage: float = 0.0, present: float = 0.6) -> dict[str, Stream]:
+    def streams(
+        self, seed: int, *, garbage: float = 0.0, present: float = 0.6
+    ) -> dict[str, Stream]:
         """Random inputs; where padded or absent, `garbage`."""
         rng = np.random.default_rng(seed)
         return {
@@ -75,7 +77,7 @@ def random_stream(
     """A random batch of a signature. The first row is always whole."""
     shape = (BATCH, *signature.shape)
     if signature.dtype == "float":
-        values = rng.normal(size=shape).astype("float32")
+        values: Any = rng.normal(size=shape).astype("float32")
         for column, count in enumerate(signature.cardinalities):
             if count:
                 values[:, column] = rng.integers(0, count, BATCH)
@@ -83,7 +85,8 @@ def random_stream(
         values = rng.random(shape) < 0.5
     else:
         values = rng.integers(0, signature.classes or 2, shape).astype("int32")
-    mask = presence = None
+    mask: Any = None
+    presence: Any = None
     if signature.padded:
         mask = rng.random(shape[:2]) < 0.6
         mask[:, 0] = True
@@ -203,5 +206,3 @@ def _fits(spec: Component, inputs: dict[str, Signature]) -> bool:
     except (WiringError, NotImplementedError):
         return False
     return True
-
-

@@ -1,4 +1,4 @@
-"""The checks: each takes a case and raises `Broken` if a law does not hold.
+"""The checks: each takes a case and raises `BrokenError` if a law does not hold.
 
 They hold the invariants of one component on one device; meshes, scans and replicas are laws of the
 program and are tested on whole experiments.
@@ -15,7 +15,7 @@ from flax import nnx
 
 from fusekit.component import LossSpec, LossValue, NodeSpec
 from fusekit.conformance.cases import Case
-from fusekit.conformance.laws import Broken, finite, same
+from fusekit.conformance.laws import BrokenError, finite, same
 from fusekit.context import Context, Mode
 from fusekit.graph.packing import step_name
 from fusekit.standalone import standalone
@@ -100,7 +100,7 @@ def check_infer(trial: Trial) -> None:
     declared = declared if isinstance(declared, dict) else {"out": declared}
     out = out if isinstance(out, dict) else {"out": out}
     if set(declared) != set(out):
-        raise Broken(f"infer gives ports {sorted(declared)}, the module {sorted(out)}")
+        raise BrokenError(f"infer gives ports {sorted(declared)}, the module {sorted(out)}")
     for port, signature in declared.items():
         _fits_signature(port, signature, out[port])
 
@@ -108,18 +108,18 @@ def check_infer(trial: Trial) -> None:
 def _fits_signature(port: str, signature: Signature, stream: Stream) -> None:
     shape = (stream.values.shape[0], *signature.shape)
     if stream.values.shape != shape:
-        raise Broken(f"{port}: infer says {shape}, the module gives {stream.values.shape}")
+        raise BrokenError(f"{port}: infer says {shape}, the module gives {stream.values.shape}")
     kind = {"float": jnp.floating, "int": jnp.integer, "bool": jnp.bool_}[signature.dtype]
     if not jnp.issubdtype(stream.values.dtype, kind):
-        raise Broken(f"{port}: infer says {signature.dtype}, got {stream.values.dtype}")
+        raise BrokenError(f"{port}: infer says {signature.dtype}, got {stream.values.dtype}")
     if (stream.presence is not None) != signature.optional:
-        raise Broken(f"{port}: optional is {signature.optional}, but presence says otherwise")
+        raise BrokenError(f"{port}: optional is {signature.optional}, but presence says otherwise")
     if (stream.mask is not None) != signature.padded:
-        raise Broken(f"{port}: padded is {signature.padded}, but the mask says otherwise")
+        raise BrokenError(f"{port}: padded is {signature.padded}, but the mask says otherwise")
     if signature.kind == "sequence" and sum(s.size for s in signature.spans) != signature.length:
-        raise Broken(f"{port}: the spans do not add up to the time {signature.length}")
+        raise BrokenError(f"{port}: the spans do not add up to the time {signature.length}")
     if signature.kind == "sequence" and tuple(stream.spans) != signature.spans:
-        raise Broken(f"{port}: infer and the module disagree on the spans")
+        raise BrokenError(f"{port}: infer and the module disagree on the spans")
 
 
 def check_axes(trial: Trial) -> None:
@@ -127,14 +127,14 @@ def check_axes(trial: Trial) -> None:
     for path, leaf in nnx.to_flat_state(trial.states):
         axes = leaf.get_metadata().get("axes")
         if axes is None or len(axes) != leaf.ndim:
-            raise Broken(f"{'.'.join(map(str, path))} has axes {axes}, shape {leaf.shape}")
+            raise BrokenError(f"{'.'.join(map(str, path))} has axes {axes}, shape {leaf.shape}")
 
 
 def check_round_trip(trial: Trial) -> None:
     """The spec survives a round trip through plain data."""
     dumped = trial.case.spec.model_dump(mode="json")
     if type(trial.case.spec).model_validate(dumped) != trial.case.spec:
-        raise Broken("the spec does not survive a round trip")
+        raise BrokenError("the spec does not survive a round trip")
 
 
 def check_contents(trial: Trial) -> None:
@@ -159,7 +159,9 @@ def check_independence(trial: Trial) -> None:
     """A sample's result does not depend on the other samples, where `couples` says so."""
     if trial.case.spec.couples == "always":
         return
-    modes: list[Mode] = ["evaluate"] if trial.case.spec.couples == "train" else ["evaluate", "train"]
+    modes: list[Mode] = (
+        ["evaluate"] if trial.case.spec.couples == "train" else ["evaluate", "train"]
+    )
     for mode in modes:
         one, _ = trial(trial.case.streams(1), mode)
         mixed = {
@@ -202,7 +204,7 @@ def check_reachable(trial: Trial) -> None:
         if not dead:
             return
     if dead:
-        raise Broken(f"no gradient reaches {', '.join(sorted(dead))}")
+        raise BrokenError(f"no gradient reaches {', '.join(sorted(dead))}")
 
 
 CHECKS: dict[str, Callable[[Trial], None]] = {

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 
-class Broken(AssertionError):
+class BrokenError(AssertionError):
     """A law that a component breaks."""
 
 
@@ -16,10 +16,10 @@ def same(one: Any, other: Any, what: str) -> None:
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         if not np.array_equal(np.asarray(a), np.asarray(b), equal_nan=True):
             gap = np.nanmax(np.abs(np.asarray(a, "float64") - np.asarray(b, "float64")))
-            raise Broken(f"{what} (largest difference {gap:.3g})")
+            raise BrokenError(f"{what} (largest difference {gap:.3g})")
 
 
 def finite(tree: Any, what: str) -> None:
     for leaf in jax.tree.leaves(tree):
         if jnp.issubdtype(leaf.dtype, jnp.floating) and not bool(jnp.isfinite(leaf).all()):
-            raise Broken(f"{what} is not finite")
+            raise BrokenError(f"{what} is not finite")

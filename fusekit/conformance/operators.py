@@ -3,7 +3,7 @@ that the operator needs."""
 
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 
 from fusekit.component import (
+    Component,
     HeadSpec,
     LossSpec,
     LossValue,
@@ -28,6 +29,7 @@ from fusekit.errors import ConfigError
 from fusekit.stream import Signature, Stream
 
 STACKS = ("a", "b")
+C = TypeVar("C", bound=Component)
 
 
 class Probe(ModalitySpec):
@@ -118,19 +120,19 @@ class OperatorTrial:
             {
                 **self.settings,
                 "inputs": tuple(Reference(name) for name in others),
-                "into": tuple(parse_place(f"{name}@.." ) for name in edited),
+                "into": tuple(parse_place(f"{name}@..") for name in edited),
             }
         )
         names = (*edited, *others)
         ports = self.component.port_names
         return {
-            "modalities": {name: Probe(optional=True) for name in names},
-            "encoders": {name: stack for name in names},
+            "modalities": {name: Probe.model_validate({"optional": True}) for name in names},
+            "encoders": dict.fromkeys(names, stack),
             "fusion": {"it": operator},
-            "heads": {f"h{name}": Readout(input=Reference(name, None, ("mean",))) for name in names},
+            "heads": {f"h{name}": _reads(Readout, f"{name}.mean") for name in names},
             "losses": {
-                **{f"l{name}": Sum(input=Reference(f"h{name}")) for name in names},
-                **{f"p{port}": Sum(input=Reference("it", None, (port,))) for port in ports},
+                **{f"l{name}": _reads(Sum, f"h{name}") for name in names},
+                **{f"p{port}": _reads(Sum, f"it.{port}") for port in ports},
             },
             "train": {"optimizer": Fixed(), "schedule": Flat(), "steps": 10},
         }
@@ -191,6 +193,10 @@ class OperatorTrial:
     @cached_property
     def state(self) -> Any:
         return self.program.init(0)
+
+
+def _reads(component: type[C], reference: str) -> C:
+    return component.model_validate({"input": reference})
 
 
 def check_operator(component: type[OperatorSpec]) -> Iterator[tuple[str, str]]:

@@ -100,7 +100,9 @@ def templates(graph: Graph) -> dict[UnitId, Template]:
             _layers(found, node, read, _stack_layer(graph, node))
             end = graph.inputs_of.get(("end", name, 0))
             if end is not None:
-                template = _template(lambda rngs, s=spec, e=end: s.build_end(e["stream"], rngs=rngs))
+                template = _template(
+                    lambda rngs, s=spec, e=end: s.build_end(e["stream"], rngs=rngs)
+                )
                 if template is not None:
                     found[UnitId(name, END)] = template
         elif isinstance(spec, OperatorSpec) and node.places:
@@ -210,9 +212,9 @@ class Group:
         """Such as `image.layers.3`, or `image.layers.3:12:1` where stacked."""
         if not self.stacked:
             return self.units[0].path
-        first, last = self.units[0].layer, self.units[-1].layer
-        step = self.units[1].layer - first if len(self.units) > 1 else 1
-        return f"{self.units[0].node}.layers.{first}:{last + 1}:{step}"
+        layers = [unit.layer for unit in self.units]
+        step = layers[1] - layers[0] if len(layers) > 1 else 1
+        return f"{self.units[0].node}.layers.{layers[0]}:{layers[-1] + 1}:{step}"
 
     def keys(self, base: Array) -> Array:
         """The key of the unit, or those of the stacked units."""

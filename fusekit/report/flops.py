@@ -82,7 +82,7 @@ def node_flops(model: FusionModel) -> dict[str, int]:
         if event.kind == "batch"
     }
 
-    def walk(params: Any, variables: Any, batch: Mapping[str, Stream]) -> int:
+    def walk(params: Any, variables: Any, batch: Any) -> int:
         run = _Marked(model, params, dict(variables), Context(mode="evaluate"))
         for item in model.items:
             if isinstance(item, Scan):
@@ -93,7 +93,8 @@ def node_flops(model: FusionModel) -> dict[str, int]:
                 run.event(item)
         return 0
 
-    traced = jax.make_jaxpr(walk)(*model.abstract(), batch)
+    params, variables = model.abstract()
+    traced = jax.make_jaxpr(walk)(params, variables, batch)  # pyright: ignore[reportCallIssue]
     return dict(count(traced.jaxpr))
 
 

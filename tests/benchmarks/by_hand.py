@@ -28,9 +28,9 @@ def nested(flat: Mapping[str, Any]) -> Params:
 
 
 def norm(p: Params, x: Any) -> Any:
-    mean = jnp.mean(x, -1, keepdims=True)
-    variance = jnp.mean((x - mean) ** 2, -1, keepdims=True)
-    return (x - mean) * jax.lax.rsqrt(variance + 1e-6) * p["scale"] + p["bias"]
+    centred = x - jnp.mean(x, -1, keepdims=True)
+    variance = jnp.mean(centred * centred, -1, keepdims=True)
+    return centred * jax.lax.rsqrt(variance + 1e-6) * p["scale"] + p["bias"]
 
 
 def linear(p: Params, x: Any) -> Any:

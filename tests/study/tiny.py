@@ -1,8 +1,7 @@
 """Two small modalities that each tell half of the label."""
 
-import fusekit_modules  # noqa: F401 - registers the components
-
 import fusekit
+import fusekit_modules  # noqa: F401 - registers the components
 
 
 def experiment(joint=None, train=None, **changes):

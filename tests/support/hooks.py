@@ -96,9 +96,11 @@ class KeyValuePlace(Place):
     weights = {"scale": (("width",), ("embed",))}
 
     def edit(self, stream, reads, state, layers, number):
-        source = extra(stream.values, readable=False) if self.identity else [*reads.values()][0]
-        if not self.identity:
-            source = source.with_(values=source.values * self.scale[...])
+        if self.identity:
+            source = extra(stream.values, readable=False)
+        else:
+            (other,) = reads.values()
+            source = other.with_(values=other.values * self.scale[...])
         projected = layers[number].keys_values(source)
         return Edit(keys_values=KeyValue(projected.key, projected.value, source))
 

@@ -2,11 +2,11 @@
 
 import contextlib
 
-import fusekit_modules  # noqa: F401 - registers the components
 import jax
 import numpy as np
 
 import fusekit
+import fusekit_modules  # noqa: F401 - registers the components
 from fusekit.data.pipeline import Pipeline
 from fusekit.program import Program
 

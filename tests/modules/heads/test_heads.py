@@ -3,17 +3,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+
+from fusekit.context import Context
+from fusekit.errors import WiringError
+from fusekit.standalone import standalone
+from fusekit.stream import Span, Stream, sequence, vector
 from fusekit_modules.heads.classifier import ClassifierSpec
 from fusekit_modules.heads.multilabel import MultilabelSpec
 from fusekit_modules.heads.projection import ProjectionSpec
 from fusekit_modules.heads.regressor import RegressorSpec
 from fusekit_modules.heads.token_classifier import TokenClassifierSpec
 from fusekit_modules.heads.token_regressor import TokenRegressorSpec
-
-from fusekit.context import Context
-from fusekit.errors import WiringError
-from fusekit.standalone import standalone
-from fusekit.stream import Span, Stream, sequence, vector
 
 VECTORS = [
     ClassifierSpec(input="x", classes=3),

@@ -2,10 +2,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fusekit_modules.losses.auxiliary import AuxiliarySpec
 
 from fusekit.errors import WiringError
 from fusekit.stream import Signature, Stream, sequence, vector
+from fusekit_modules.losses.auxiliary import AuxiliarySpec
 from tests.modules.losses.harness import gradient, inert, run, scalar
 
 SPEC = AuxiliarySpec(input="experts.balance", weight=0.01)

@@ -2,10 +2,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fusekit_modules.losses.binary_cross_entropy import BinaryCrossEntropySpec
 
 from fusekit.errors import WiringError
 from fusekit.stream import Signature, Stream, vector
+from fusekit_modules.losses.binary_cross_entropy import BinaryCrossEntropySpec
 from tests.modules.losses.harness import gradient, inert, run, scalar
 
 INPUTS = {"prediction": vector(3), "target": vector(3)}

@@ -2,10 +2,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fusekit_modules.losses.cross_entropy import CrossEntropySpec
 
 from fusekit.errors import WiringError
 from fusekit.stream import Signature, Span, Stream, sequence, vector
+from fusekit_modules.losses.cross_entropy import CrossEntropySpec
 from tests.modules.losses.harness import gradient, inert, run, scalar
 
 LABEL = Signature((), dtype="int", classes=3)

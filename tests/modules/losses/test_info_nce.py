@@ -3,11 +3,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from fusekit_modules.losses.info_nce import InfoNceSpec
 
 from fusekit.context import Context
 from fusekit.errors import WiringError
 from fusekit.stream import Signature, Stream, vector
+from fusekit_modules.losses.info_nce import InfoNceSpec
 from tests.modules.losses.harness import gradient, inert, run, scalar
 
 TWO = {"a": vector(3), "b": vector(3)}

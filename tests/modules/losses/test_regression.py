@@ -2,12 +2,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fusekit_modules.losses.absolute_error import AbsoluteErrorSpec
-from fusekit_modules.losses.huber import HuberSpec
-from fusekit_modules.losses.squared_error import SquaredErrorSpec
 
 from fusekit.errors import WiringError
 from fusekit.stream import Signature, Stream, sequence, vector
+from fusekit_modules.losses.absolute_error import AbsoluteErrorSpec
+from fusekit_modules.losses.huber import HuberSpec
+from fusekit_modules.losses.squared_error import SquaredErrorSpec
 from tests.modules.losses.harness import gradient, inert, run, scalar
 
 NAMES = {"prediction": "head", "target": "batch.y"}

@@ -2,17 +2,17 @@ import warnings
 
 import numpy as np
 import pytest
+from sklearn import metrics as reference
+from sklearn.preprocessing import label_binarize
+
+from fusekit.errors import WiringError
+from fusekit.stream import Signature, Span, sequence, vector
 from fusekit_modules.metrics.accuracy import AccuracySpec
 from fusekit_modules.metrics.auroc import AurocSpec
 from fusekit_modules.metrics.average_precision import AveragePrecisionSpec
 from fusekit_modules.metrics.balanced_accuracy import BalancedAccuracySpec
 from fusekit_modules.metrics.calibration_error import CalibrationErrorSpec
 from fusekit_modules.metrics.macro_f1 import MacroF1Spec
-from sklearn import metrics as reference
-from sklearn.preprocessing import label_binarize
-
-from fusekit.errors import WiringError
-from fusekit.stream import Signature, Span, sequence, vector
 
 NAMES = {"prediction": "head", "target": "batch.label"}
 EVERY = [

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
-from fusekit_modules.metrics.mae import MaeSpec
-from fusekit_modules.metrics.rmse import RmseSpec
 from sklearn import metrics as reference
 
 from fusekit.errors import WiringError
 from fusekit.stream import Signature, sequence, vector
+from fusekit_modules.metrics.mae import MaeSpec
+from fusekit_modules.metrics.rmse import RmseSpec
 
 NAMES = {"prediction": "head", "target": "batch.number"}
 MAE, RMSE = MaeSpec(**NAMES), RmseSpec(**NAMES)

@@ -4,6 +4,9 @@ from io import BytesIO
 
 import numpy as np
 import pytest
+from PIL import Image
+
+from fusekit.errors import DataError
 from fusekit_modules.modalities.features import FeaturesSpec
 from fusekit_modules.modalities.image import ImageSpec
 from fusekit_modules.modalities.label import LabelSpec
@@ -16,9 +19,6 @@ from fusekit_modules.modalities.token_labels import TokenLabelsSpec
 from fusekit_modules.modalities.tokens import TokensSpec
 from fusekit_modules.modalities.video import VideoSpec
 from fusekit_modules.modalities.waveform import WaveformSpec
-from PIL import Image
-
-from fusekit.errors import DataError
 
 TABLE = TabularSpec(numeric=("age", "mass"), categorical={"ward": 3, "sex": ("f", "m")})
 NAN = float("nan")

@@ -3,13 +3,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from fusekit_modules.modalities.mask_tokens import MaskTokensSpec
-from fusekit_modules.modalities.noised import NoisedSpec
 
 from fusekit.context import Context
 from fusekit.errors import WiringError
 from fusekit.standalone import standalone
 from fusekit.stream import Signature, Span, Stream, sequence, vector
+from fusekit_modules.modalities.mask_tokens import MaskTokensSpec
+from fusekit_modules.modalities.noised import NoisedSpec
 
 TOKENS = Signature((("time", 50),), dtype="int", spans=(Span("", 50),), padded=True, classes=7)
 TRAIN = Context(mode="train", key=jax.random.key(1), path="batch.masked")

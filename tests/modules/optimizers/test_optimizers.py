@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+
 from fusekit_modules.optimizers.adafactor import AdafactorSpec
 from fusekit_modules.optimizers.adam import AdamSpec
 from fusekit_modules.optimizers.adamw import AdamWSpec

@@ -3,14 +3,14 @@ import math
 import jax
 import numpy as np
 import pytest
+
+from fusekit.errors import WiringError
 from fusekit_modules.schedules.constant import ConstantSpec
 from fusekit_modules.schedules.cosine import CosineSpec
 from fusekit_modules.schedules.inverse_sqrt import InverseSqrtSpec
 from fusekit_modules.schedules.linear import LinearSpec
 from fusekit_modules.schedules.one_cycle import OneCycleSpec
 from fusekit_modules.schedules.step import StepSpec
-
-from fusekit.errors import WiringError
 
 CASES = [
     (ConstantSpec(), 10, {0: 1, 9: 1, 50: 1}),

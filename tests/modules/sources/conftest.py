@@ -1,10 +1,10 @@
 import pytest
+
+from fusekit.component import ModalitySpec
 from fusekit_modules.modalities.features import FeaturesSpec
 from fusekit_modules.modalities.image import ImageSpec
 from fusekit_modules.modalities.label import LabelSpec
 from fusekit_modules.modalities.spectrogram import SpectrogramSpec
-
-from fusekit.component import ModalitySpec
 
 
 @pytest.fixture

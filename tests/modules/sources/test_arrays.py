@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from fusekit_modules.sources.arrays import ArraysSpec
 
 from fusekit.errors import DataError
+from fusekit_modules.sources.arrays import ArraysSpec
 
 
 def write(path, **extra):

@@ -1,9 +1,9 @@
 import numpy as np
-from fusekit_modules.sources.archive import EMBEDDED
-from fusekit_modules.sources.av_digits import AvDigitsSpec
 from sklearn.datasets import load_digits
 
 from fusekit.data.pipeline import Pipeline
+from fusekit_modules.sources.archive import EMBEDDED
+from fusekit_modules.sources.av_digits import AvDigitsSpec
 
 
 def test_splits_and_shapes():

@@ -2,9 +2,9 @@ import sys
 
 import numpy as np
 import pytest
-from fusekit_modules.sources.hf import HfSpec
 
 from fusekit.errors import DataError
+from fusekit_modules.sources.hf import HfSpec
 
 
 def test_without_the_package(monkeypatch, tmp_path):

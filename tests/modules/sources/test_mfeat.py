@@ -1,8 +1,8 @@
 import numpy as np
-from fusekit_modules.sources.archive import EMBEDDED
-from fusekit_modules.sources.mfeat import MfeatSpec
 
 from fusekit.data.pipeline import Pipeline
+from fusekit_modules.sources.archive import EMBEDDED
+from fusekit_modules.sources.mfeat import MfeatSpec
 
 
 def test_the_protocol_of_the_data():

@@ -1,12 +1,12 @@
 import numpy as np
+
+from fusekit.data.pipeline import Pipeline
 from fusekit_modules.modalities.features import FeaturesSpec
 from fusekit_modules.modalities.image import ImageSpec
 from fusekit_modules.modalities.label import LabelSpec
 from fusekit_modules.modalities.tabular import TabularSpec
 from fusekit_modules.modalities.tokens import TokensSpec
 from fusekit_modules.sources.synthetic import SyntheticSpec
-
-from fusekit.data.pipeline import Pipeline
 
 MODALITIES = {
     "image": ImageSpec(shape=(4, 4, 1)),

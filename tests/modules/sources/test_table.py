@@ -4,15 +4,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
+
+from fusekit.data.pipeline import Pipeline
+from fusekit.errors import DataError
 from fusekit_modules.modalities.features import FeaturesSpec
 from fusekit_modules.modalities.image import ImageSpec
 from fusekit_modules.modalities.label import LabelSpec
 from fusekit_modules.modalities.tabular import TabularSpec
 from fusekit_modules.sources.table import TableSpec
-from PIL import Image
-
-from fusekit.data.pipeline import Pipeline
-from fusekit.errors import DataError
 
 NAMES = ("id", "picture", "curve", "age", "sex", "cls", "part")
 

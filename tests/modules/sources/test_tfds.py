@@ -2,10 +2,10 @@ import sys
 
 import numpy as np
 import pytest
-from fusekit_modules.sources.tfds import TfdsSpec
 from pydantic import ValidationError
 
 from fusekit.errors import DataError
+from fusekit_modules.sources.tfds import TfdsSpec
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,9 @@ import tarfile
 
 import numpy as np
 import pytest
-from fusekit_modules.sources.webdataset import WebdatasetSpec
 
 from fusekit.errors import DataError
+from fusekit_modules.sources.webdataset import WebdatasetSpec
 
 
 def write(path, start, count):

@@ -1,11 +1,10 @@
 import json
 
+from fusekit.config.union import read
+from fusekit.data.split import Repeated
 from fusekit_modules.sources.av_digits import AvDigitsSpec
 from fusekit_modules.transforms.flip import FlipSpec
 from fusekit_modules.transforms.noise import NoiseSpec
-
-from fusekit.config.union import read
-from fusekit.data.split import Repeated
 
 
 def test_transforms_are_read_by_type():

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
+
+from fusekit.errors import DataError
 from fusekit_modules.transforms.crop import CropSpec
 from fusekit_modules.transforms.flip import FlipSpec
 from fusekit_modules.transforms.resize import ResizeSpec
-
-from fusekit.errors import DataError
 
 IMAGE = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
 

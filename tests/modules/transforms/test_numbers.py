@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
+from pydantic import ValidationError
+
+from fusekit.errors import DataError
 from fusekit_modules.transforms.drop_tokens import DropTokensSpec
 from fusekit_modules.transforms.noise import NoiseSpec
 from fusekit_modules.transforms.normalise import NormaliseSpec
 from fusekit_modules.transforms.spec_mask import SpecMaskSpec
 from fusekit_modules.transforms.tokenise import TokeniseSpec
-from pydantic import ValidationError
-
-from fusekit.errors import DataError
 
 
 def apply(spec, value, seed=0):
