@@ -11,4 +11,4 @@ if __name__ == "__main__":
     from fusekit.report.reference import markdown
 
     TARGET.write_text(markdown(), encoding="utf-8")
-    print(f"wrote {TARGET}")
+    print(f"wrote {TARGET.name}")

@@ -46,7 +46,10 @@ def command(
     runs: Runs = Path("runs"),
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="show no progress")] = False,
 ) -> None:
-    """Compare fusion strategies with each other, with concat and with each modality alone."""
+    """Compare fusion strategies: does fusing pay?
+
+    With each other, with concat, and with each modality alone; over seeds, at one budget.
+    """
     if budget not in BUDGETS:
         raise UsageError(f"--budget is one of {', '.join(BUDGETS)}, not {budget}")
     names = [one.strip() for one in fusion.split(",") if one.strip()]

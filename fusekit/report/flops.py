@@ -77,24 +77,19 @@ def node_flops(model: FusionModel) -> dict[str, int]:
     """
     events = [e for item in model.items for e in _events(item)]
     batch = {
-        event.node: _abstract(model.graph.signatures[event.gives[0]])
+        event.node.removeprefix("batch."): _abstract(model.graph.signatures[event.gives[0]])
         for event in events
         if event.kind == "batch"
     }
 
     def walk(params: Any, variables: Any, batch: Any) -> int:
-        run = _Marked(model, params, dict(variables), Context(mode="evaluate"))
+        run = _Marked(model, params, dict(variables), Context(mode="evaluate"), batch)
         for item in model.items:
-            if isinstance(item, Scan):
-                run.scan(item)
-            elif item.kind == "batch":
-                run.values[item.gives[0]] = batch[item.node]
-            else:
-                run.event(item)
+            run.item(item)
         return 0
 
     params, variables = model.abstract()
-    traced = jax.make_jaxpr(walk)(params, variables, batch)  # pyright: ignore[reportCallIssue]
+    traced = jax.make_jaxpr(walk)(params, variables, batch)
     return dict(count(traced.jaxpr))
 
 

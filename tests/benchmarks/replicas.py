@@ -34,7 +34,7 @@ CHANGES: dict[str, tuple[str, ...]] = {
     ),
     "conv": (
         "encoders.image={type: resnet, width: 16, stages: [1, 1], norm: group, groups: 4}",
-        "encoders.audio={type: conv1d, width: 32, depth: 3, stride: 2}",
+        "encoders.audio={type: resnet, width: 16, stages: [1, 1], norm: group, groups: 4}",
         "fusion.joint.inputs=[image.mean, audio.mean]",
     ),
 }
