@@ -24,7 +24,8 @@ $(VENV)/.dev: pyproject.toml
 
 demo: $(VENV)/.demo
 	$(BIN)/fusekit compare configs/examples/digits/concat.yaml \
-	  --fusion early,bottleneck,low_rank_tensor,experts,sequential --preset demo
+	  --fusion early,bottleneck,low_rank_tensor,expert_gate,sequential \
+	  --seeds 2 --name demo
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(TESTS) $(PYTEST_ARGS)

@@ -25,6 +25,7 @@ def check_patterns(graph: Graph, locate: Locate | None = None) -> None:
         for unit, template in units.items()
         for path in template.axes
     ]
+    paths += [name for name in graph.nodes if name not in paths]
     problems: list[Problem] = []
     for number, pattern in enumerate(train.trainable or ()):
         problems += _unmatched(("train", "trainable", number), pattern, paths)

@@ -44,32 +44,31 @@ def costs(compiled: Any) -> dict[str, float]:
 
 
 def in_turns(
-    runs: Mapping[str, Callable[[], Any]], *, times: int, warm: int = 3
+    runs: Mapping[str, Callable[[], Any]],
+    *,
+    times: int,
+    warm: int = 3,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Seconds of each call, the candidates taking turns so that a busy machine slows all alike.
 
-    Every second round goes backwards. Results are waited for.
+    Every second round goes backwards. Results are waited for. With `time.process_time` as the
+    clock, processor time counts, of all threads: where a process has one core, that is what the
+    call would take if nobody else wanted the core.
     """
     found: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(times + warm):
         order = list(runs) if turn % 2 else list(reversed(runs))
         for name in order:
-            start = time.perf_counter()
+            start = clock()
             jax.block_until_ready(runs[name]())
             if turn >= warm:
-                found[name].append(time.perf_counter() - start)
+                found[name].append(clock() - start)
     return found
 
 
 def ratio_of_medians(ours: list[float], theirs: list[float]) -> float:
     return statistics.median(ours) / statistics.median(theirs)
-
-
-def timed(call: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds and result of one call."""
-    start = time.perf_counter()
-    result = jax.block_until_ready(call())
-    return time.perf_counter() - start, result
 
 
 def random_batch(program: Any, size: int, *, seed: int = 0) -> dict[str, Any]:
