@@ -133,16 +133,18 @@ def _objectives(
 def _unused(nodes: dict[str, Node], used: set[str], missing: set[str]) -> list[Problem]:
     """A declared name that nothing uses is an error, since a misspelt use looks just so."""
     found: list[Problem] = []
+    known = {name.removeprefix(f"{BATCH}.") for name in nodes}
     for name, node in nodes.items():
         if name in used or node.spec.keep or node.places:
             continue
+        bare = name.removeprefix(f"{BATCH}.")
         found.append(
             Problem(
                 node.path,
                 f"nothing uses {name}",
                 found=f"{node.role} {name.removeprefix(f'{BATCH}.')} ({node.spec.type})",
                 expected="a reference to it, or keep: true",
-                nearest=nearest(name.removeprefix(f"{BATCH}."), missing),
+                nearest=nearest(bare, missing | {n for n in known if n != bare}),
             )
         )
     return found

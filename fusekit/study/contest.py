@@ -124,7 +124,7 @@ def compare(
     comparison = Comparison(
         title=base.meta.title or base.meta.name or "experiment",
         metric=chosen,
-        better=better,
+        better="lower" if better == "lower" else "higher",
         entries=tuple(entries),
         constant=constant,
         budget=budget,

@@ -25,7 +25,7 @@ def by_factor() -> optax.GradientTransformation:
     def init(params: Any) -> RateState:
         return RateState(jnp.ones(()))
 
-    def update(updates: Any, state: RateState, params: Any = None) -> tuple[Any, RateState]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         return jax.tree.map(lambda u: u * state.factor.astype(u.dtype), updates), state
 
     return optax.GradientTransformation(init, update)

@@ -1,6 +1,6 @@
 """Whether compile time depends on depth where layers are scanned.
 
-    python tests/benchmarks/compile_time.py [--depths 12 96] [--repeats 3] [--profile FOLDED]
+    python tests/benchmarks/compile_time.py [--depths 12 96] [--repeats 3] [--profile CASE]
 
 Three shapes of a model: a stack that nobody edits, two stacks that exchange by bottleneck tokens
 from layer 3, and gated cross-attention at every fourth layer. Of each phase (resolve, Program,
@@ -20,8 +20,6 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from fusekit_modules.layers.attention import Attention
-from fusekit_modules.layers.norm import LayerNorm
 from measuring import load, report
 
 import fusekit
@@ -29,6 +27,8 @@ from fusekit.component import OperatorSpec, register
 from fusekit.layered import Edit, Operator
 from fusekit.parameter import parameter
 from fusekit.program import Program
+from fusekit_modules.layers.attention import Attention
+from fusekit_modules.layers.norm import LayerNorm
 
 MOST = 1.3
 PHASES = ("resolve", "program", "shardings", "lower", "compile", "init")
@@ -69,6 +69,7 @@ def experiment(case: str, depth: int) -> Any:
     stack = {"type": "transformer", "depth": depth, "width": 16, "heads": 2, "readout": 1}
     fusion: dict[str, Any] = {}
     two = case != "untouched"
+    other = {"b": {**stack, "depth": 2} if case == "every_fourth" else stack} if two else {}
     if case == "bottleneck":
         fusion["exchange"] = {"type": "bottleneck", "into": ["a@3..", "b@3.."], "tokens": 2}
     if case == "every_fourth":
@@ -82,10 +83,7 @@ def experiment(case: str, depth: int) -> Any:
                 **({"b": tokens} if two else {}),
                 "label": {"type": "label", "classes": 4},
             },
-            "encoders": {
-                "a": stack,
-                **({"b": {**stack, "depth": 2} if case == "every_fourth" else stack} if two else {}),
-            },
+            "encoders": {"a": stack, **other},
             "fusion": fusion,
             "heads": {"label": {"type": "classifier", "input": "joint", "classes": 4}},
             "losses": {
@@ -165,7 +163,7 @@ def measure(case: str, depths: tuple[int, int], repeats: int) -> dict[str, Any]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     cases = ("untouched", "bottleneck", "every_fourth")
     parser.add_argument("--only", nargs="*", default=list(cases))
     parser.add_argument("--depths", type=int, nargs=2, default=(12, 96))

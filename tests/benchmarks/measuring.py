@@ -58,7 +58,7 @@ def in_turns(
     """
     found: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(times + warm):
-        order = list(runs) if turn % 2 else list(reversed(runs))
+        order = list(runs)[:: 1 if turn % 2 else -1]
         for name in order:
             start = clock()
             jax.block_until_ready(runs[name]())

@@ -1,4 +1,4 @@
-"""Several seeds at once: one program (vmap) against one after another (loop), compile time included.
+"""Several seeds: one program (vmap) against one after another (loop), compile time included.
 
     python tests/benchmarks/replicas.py [--quick] [--only vit mlp conv] [--seeds 1 4 16]
 
@@ -11,6 +11,7 @@ import argparse
 import statistics
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,10 @@ import fusekit
 from fusekit.program import Program
 
 CONFIG = Path(__file__).parents[2] / "configs" / "base" / "av_digits.yaml"
-ROWS, MOST, TOLERANCE = 1400, 1.10, 2e-4
+ROWS, MOST, TOLERANCE = 1400, 1.10, 1e-4
+UNDETERMINED = "attention.key.bias"
+"""Softmax does not see what is added to all scores of a query, so the gradient of these is rounding
+error alone, and Adam blows it up to full steps of random sign. Left out of the comparison."""
 CHANGES: dict[str, tuple[str, ...]] = {
     "vit": (),
     "mlp": (
@@ -56,7 +60,8 @@ def compiled(graph: Any, count: int, mode: str, steps: int, batch: Any) -> tuple
 
 
 def difference(graph: Any, count: int, batch: Any, mode: str) -> float:
-    """The largest relative difference of any parameter of the last replica and its seed alone."""
+    """The largest relative difference of any parameter of the last replica and its seed alone,
+    after three steps; see `UNDETERMINED`."""
     together, alone = program_of(graph, count, mode, 10), Program(graph, steps=10)
     state, single = together.init(0), alone.init(count - 1)
     for _ in range(3):
@@ -65,9 +70,17 @@ def difference(graph: Any, count: int, batch: Any, mode: str) -> float:
     one = alone.parameters(together.replica(state, count - 1))
     other, worst = alone.parameters(single), 0.0
     for path, value in other.items():
+        if path.endswith(UNDETERMINED):
+            continue
         gap = np.linalg.norm(np.asarray(one[path]) - np.asarray(value))
         worst = max(worst, float(gap / (np.linalg.norm(np.asarray(value)) + 1e-3)))
     return worst
+
+
+def again(program: Program, states: dict[str, Any], mode: str, batch: Any) -> Any:
+    """One more step of a mode's state; gives the metrics."""
+    states[mode], metrics = program.step(states[mode], batch)
+    return metrics
 
 
 def measure(model: str, counts: list[int], *, times: int) -> dict[str, Any]:
@@ -80,11 +93,9 @@ def measure(model: str, counts: list[int], *, times: int) -> dict[str, Any]:
         made = {m: compiled(graph, count, m, steps, batch) for m in ("vmap", "loop")}
         states = {m: each[1] for m, each in made.items()}
 
-        def run(mode: str, made: Any = made, states: Any = states) -> Any:
-            states[mode], metrics = made[mode][0].step(states[mode], batch)
-            return metrics
-
-        seconds = in_turns({m: (lambda m=m: run(m)) for m in made}, times=times, warm=1)
+        seconds = in_turns(
+            {m: partial(again, made[m][0], states, m, batch) for m in made}, times=times, warm=1
+        )
         step = {m: statistics.median(each) for m, each in seconds.items()}
         total = {m: made[m][3] + steps * step[m] for m in made}
         auto = "vmap" if program_of(graph, count, "auto", steps).vmapped else "loop"
@@ -105,7 +116,7 @@ def measure(model: str, counts: list[int], *, times: int) -> dict[str, Any]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="1 and 4 seeds, few steps")
     parser.add_argument("--only", nargs="*", default=list(CHANGES))
     parser.add_argument("--seeds", type=int, nargs="*")

@@ -75,9 +75,7 @@ def compare(name: str, *, size: int, times: int, keep: Path | None) -> dict[str,
         box["whole"], metrics = program.step(box["whole"], batch)
         return metrics
 
-    seconds = in_turns(
-        {"ours": run_ours, "by_hand": run_by_hand, "whole": run_whole}, times=times
-    )
+    seconds = in_turns({"ours": run_ours, "by_hand": run_by_hand, "whole": run_whole}, times=times)
     cost = {"ours": costs(ours), "by_hand": costs(theirs)}
     ratios = {
         key: cost["ours"][key] / max(cost["by_hand"][key], 1.0)
@@ -97,7 +95,7 @@ def compare(name: str, *, size: int, times: int, keep: Path | None) -> dict[str,
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", nargs="*", default=list(by_hand.MODELS))
     parser.add_argument("--times", type=int, default=50)
     parser.add_argument("--batch", type=int, default=64)

@@ -28,10 +28,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from flax import nnx
-from fusekit_modules.fusion.low_rank_tensor import LowRankTensorSpec
-from fusekit_modules.fusion.pairwise_attention import PairwiseAttentionSpec
-from fusekit_modules.fusion.tensor import TensorSpec
-from fusekit_modules.layers.block import Block
 from measuring import in_turns, load, ratio_of_medians, report
 from torch import Tensor, nn
 
@@ -39,6 +35,10 @@ from fusekit.context import Context
 from fusekit.layered import Edit, Edits
 from fusekit.standalone import standalone
 from fusekit.stream import Span, Stream, sequence, vector
+from fusekit_modules.fusion.low_rank_tensor import LowRankTensorSpec
+from fusekit_modules.fusion.pairwise_attention import PairwiseAttentionSpec
+from fusekit_modules.fusion.tensor import TensorSpec
+from fusekit_modules.layers.block import Block
 
 
 class LowRank(nn.Module):
@@ -241,7 +241,7 @@ def jax_call(module: nnx.Module, given: list[np.ndarray]) -> Callable[[], Any]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--times", type=int, default=30)
     parser.add_argument("--only", nargs="*")
     args = parser.parse_args()

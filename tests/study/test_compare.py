@@ -1,0 +1,166 @@
+"""A whole comparison of small models, its numbers worked out again from what it left."""
+
+import json
+
+import numpy as np
+import pytest
+import tiny
+
+import fusekit
+from fusekit.errors import FusekitError
+from fusekit.study import Comparison, compare
+from fusekit.study.differences import differences
+from fusekit.study.statistics import paired_t_interval, t_interval
+from fusekit.study.table import markdown
+from fusekit.study.targets import open_split
+from fusekit.train.checkpoint import Checkpoints
+from fusekit.train.evaluate import Columns, Gathered, evaluate
+
+SEEDS = 2
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory) -> Comparison:
+    experiments = {"concat": tiny.experiment(), "gated": tiny.experiment(joint={"type": "gated"})}
+    root = tmp_path_factory.mktemp("runs")
+    return compare(
+        experiments,
+        seeds=SEEDS,
+        budget="none",
+        rates=[0.003, 0.03],
+        resamples=40,
+        root=root,
+        progress=False,
+    )
+
+
+def test_who_takes_part(found):
+    roles = {entry.name: entry.role for entry in found.entries}
+    assert roles == {
+        "left": "single",
+        "right": "single",
+        "concat": "baseline",
+        "gated": "strategy",
+    }
+    assert list(roles) == ["left", "right", "concat", "gated"]
+    for entry in found.entries:
+        assert len(entry.scores) == len(entry.validation) == SEEDS
+        assert len(entry.control) == 1
+        assert entry.rate in (0.003, pytest.approx(0.03))
+        assert entry.step_seconds > 0
+        assert entry.answered == 1
+
+
+def test_intervals_and_differences(found):
+    single, concat, gated = found.best_single, found["concat"], found["gated"]
+    assert single.score.mean == max(e.score.mean for e in found.of("single"))
+    for entry in found.entries:
+        assert entry.score == t_interval(entry.scores)
+    for ours, theirs, difference in (
+        (gated, single, gated.vs_single),
+        (concat, single, concat.vs_single),
+        (gated, concat, gated.vs_baseline),
+        (found["left"], concat, found["left"].vs_baseline),
+    ):
+        assert difference.to == theirs.name
+        assert difference.rows == 18
+        want = paired_t_interval(ours.scores, theirs.scores)
+        np.testing.assert_allclose(
+            [difference.seeds.mean, difference.seeds.low], [want.mean, want.low]
+        )
+        assert difference.samples.mean == difference.seeds.mean
+        assert difference.samples.low <= difference.samples.high
+    assert concat.vs_baseline is None
+    assert found["left"].vs_single is None
+
+
+def test_the_rate_was_chosen_on_validation(found):
+    for entry in found.entries:
+        assert len(entry.rates) == 2
+        assert entry.rates[entry.rate] == max(entry.rates.values())
+        np.testing.assert_allclose(entry.validation[0], entry.rates[entry.rate])
+
+
+def test_the_constant_predictor(found):
+    declared = tiny.experiment()
+    by_split = {}
+    for split in ("train", "test"):
+        pipeline = open_split(declared, split, training=False)
+        rows = [b.streams["label"].values[b.valid] for b in pipeline]
+        by_split[split] = np.concatenate(rows)
+        pipeline.close()
+    common = np.bincount(by_split["train"]).argmax()
+    np.testing.assert_allclose(found.constant, np.mean(by_split["test"] == common))
+
+
+def test_models_can_be_opened_again(found):
+    """The folder's models, by an ordinary program, score what was reported."""
+    for name in ("left", "gated"):
+        entry = found[name]
+        for seed, score in enumerate(entry.scores, 3):
+            run = found.folder / entry.folder / f"seed_{seed}"
+            declared = fusekit.load(run / "config.yaml")
+            assert declared.train.learning_rate == pytest.approx(entry.rate)
+            program = fusekit.compile(declared)
+            state = Checkpoints(run / "best", wait=True).replica(program)
+            pipeline = open_split(declared, "test", training=False)
+            assert evaluate(program, state, pipeline)["accuracy"] == pytest.approx(score)
+            pipeline.close()
+
+
+def test_what_is_written(found):
+    written = json.loads((found.folder / "compare.json").read_text())
+    assert [e["name"] for e in written["entries"]] == ["left", "right", "concat", "gated"]
+    assert written["entries"][3]["scores"] == list(found["gated"].scores)
+    assert (written["budget"], written["metric"]) == ("none", "accuracy")
+    text = (found.folder / "compare.md").read_text()
+    assert text == markdown(found)
+    for word in (
+        "left alone",
+        "gated",
+        "Constant predictor",
+        "over samples",
+        "Nothing was matched",
+    ):
+        assert word in text
+    assert (found.folder / "environment.json").is_file()
+
+
+def test_rows_that_one_lacks_are_left_out():
+    """A difference counts the rows that both answer."""
+    graph = fusekit.resolve(tiny.experiment())
+
+    def model(right, rows):
+        target = np.zeros(4, np.int64)
+        logits = np.where(np.array(right)[:, None], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0])
+        columns = {"prediction": logits, "target": target}
+        return Gathered({}, {"accuracy": Columns(columns, np.array(rows))})
+
+    tested = {
+        "a": [model([1, 1, 0, 0], [1, 1, 1, 0]), model([1, 0, 1, 1], [1, 1, 1, 0])],
+        "b": [model([0, 1, 0, 1], [0, 1, 1, 1]), None],
+    }
+    tested = {
+        n: [
+            g
+            and Gathered(
+                {}, {k: Columns(c.values, c.rows.astype(bool)) for k, c in g.columns.items()}
+            )
+            for g in each
+        ]
+        for n, each in tested.items()
+    }
+    found = differences([("a", "b")], tested, graph, "accuracy", resamples=30)[("a", "b")]
+    assert (found.rows, found.seeds.mean) == (2, 0.0)
+    assert np.isnan(found.seeds.low)
+
+
+def test_what_cannot_be_compared():
+    base = tiny.experiment()
+    with pytest.raises(FusekitError, match="baseline"):
+        compare({"gated": base}, progress=False)
+    other = tiny.experiment(train={"batch": 4})
+    with pytest.raises(FusekitError, match="`train` differ"):
+        compare({"concat": base, "other": other}, progress=False)
+    with pytest.raises(FusekitError, match="no metric f1"):
+        compare({"concat": base}, metric="f1", progress=False)
