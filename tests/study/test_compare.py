@@ -134,21 +134,11 @@ def test_rows_that_one_lacks_are_left_out():
         target = np.zeros(4, np.int64)
         logits = np.where(np.array(right)[:, None], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0])
         columns = {"prediction": logits, "target": target}
-        return Gathered({}, {"accuracy": Columns(columns, np.array(rows))})
+        return Gathered({}, {"accuracy": Columns(columns, np.array(rows, bool))})
 
     tested = {
         "a": [model([1, 1, 0, 0], [1, 1, 1, 0]), model([1, 0, 1, 1], [1, 1, 1, 0])],
         "b": [model([0, 1, 0, 1], [0, 1, 1, 1]), None],
-    }
-    tested = {
-        n: [
-            g
-            and Gathered(
-                {}, {k: Columns(c.values, c.rows.astype(bool)) for k, c in g.columns.items()}
-            )
-            for g in each
-        ]
-        for n, each in tested.items()
     }
     found = differences([("a", "b")], tested, graph, "accuracy", resamples=30)[("a", "b")]
     assert (found.rows, found.seeds.mean) == (2, 0.0)

@@ -38,7 +38,7 @@ def test_shipped_configs():
 
 
 def test_strangers():
-    with pytest.raises(FusekitError, match="did you mean .*gated"):
+    with pytest.raises(FusekitError, match=r"did you mean .*gated"):
         strategies(DIGITS / "concat.yaml", ["gatd"])
     with pytest.raises(FusekitError, match="has 2 fusions"):
         strategies(DIGITS / "bottleneck.yaml", ["gated"])
