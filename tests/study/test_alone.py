@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-import tiny
 
 import fusekit
 from fusekit.errors import FusekitError
 from fusekit.study import single
 from fusekit.study.reach import Reach, modalities_read
 from fusekit.study.targets import open_split
+from tests.study import tiny
 
 
 def sequences(**changes):

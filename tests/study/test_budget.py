@@ -1,12 +1,12 @@
 """Knobs, and budgets that are met or said not to be."""
 
 import pytest
-import tiny
 
 import fusekit
 from fusekit.errors import FusekitError
 from fusekit.study.budget import match, settings, turned
 from fusekit.study.cost import Cost
+from tests.study import tiny
 
 GATED = {"type": "gated"}
 

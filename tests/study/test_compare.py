@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-import tiny
 
 import fusekit
 from fusekit.errors import FusekitError
@@ -15,6 +14,7 @@ from fusekit.study.table import markdown
 from fusekit.study.targets import open_split
 from fusekit.train.checkpoint import Checkpoints
 from fusekit.train.evaluate import Columns, Gathered, evaluate
+from tests.study import tiny
 
 SEEDS = 2
 

@@ -3,12 +3,12 @@
 import jax
 import numpy as np
 import pytest
-import tiny
 
 import fusekit
 from fusekit.study.rated import RatedProgram, unrated
 from fusekit.study.spec import with_train
 from fusekit.study.targets import open_split
+from tests.study import tiny
 
 OPTIMIZERS = [
     {"type": "adamw", "weight_decay": 0.1},

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-import tiny
 
 import fusekit
 from fusekit.data.batch import Batch
 from fusekit.study.constant import answer_for
 from fusekit.study.feed import Feed
 from fusekit.study.targets import Targets, open_split, targets_of
+from tests.study import tiny
 
 
 def labels(batches):

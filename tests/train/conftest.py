@@ -1,13 +1,8 @@
 """Fixtures of the training tests: one small experiment with all that resuming depends on."""
 
-import sys
-from pathlib import Path
-
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-import tiny
+from tests.train import tiny
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,12 @@
 import jax
 import numpy as np
 import pytest
-import tiny
 
 from fusekit.errors import CheckpointError
 from fusekit.layout import Layout
 from fusekit.train.checkpoint import Checkpoints, DamagedWarning
 from fusekit.train.digest import MANIFEST, faults, files, seal
+from tests.train import tiny
 
 
 @pytest.fixture(scope="module")

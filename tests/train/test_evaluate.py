@@ -2,10 +2,10 @@ import contextlib
 
 import numpy as np
 import pytest
-import tiny
 
 from fusekit.errors import DataError
 from fusekit.train.evaluate import evaluate, gather
+from tests.train import tiny
 
 
 @pytest.fixture(scope="module")

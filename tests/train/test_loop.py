@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 
 from fusekit.errors import FusekitError
 from fusekit.program import Replicas
@@ -18,6 +17,7 @@ from fusekit.train.loop import fit, resumed, steps_of
 from fusekit.train.progress import Progress
 from fusekit.train.report import read_metrics
 from fusekit.train.run import Run
+from tests.train import tiny
 
 
 class Altered:

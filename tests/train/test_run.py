@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 
 from fusekit.config import load
 from fusekit.errors import FusekitError
@@ -14,6 +13,7 @@ from fusekit.train.experiment import train
 from fusekit.train.files import write, write_json
 from fusekit.train.report import read_metrics, report
 from fusekit.train.run import Run
+from tests.train import tiny
 
 
 @pytest.fixture(scope="module")
