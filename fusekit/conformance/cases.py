@@ -183,7 +183,7 @@ def _spec(
         fields.setdefault("inputs", tuple(inputs))
     elif issubclass(component, LossSpec):
         if "inputs" in component.model_fields:
-            fields.setdefault("inputs", tuple(inputs))
+            fields["inputs"] = tuple(inputs)
         else:
             fields = {**{role: f"some.{role}" for role in inputs}, **fields}
     elif issubclass(component, ModalitySpec):
