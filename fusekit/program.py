@@ -176,12 +176,13 @@ class Program:
         labels = self._trainable(self.labels)
         if self.train.optimizer.elementwise:
             return transformation(self.train, self.steps, labels)
-        flat = {
-            name: label
-            for path, label in jax.tree_util.tree_leaves_with_path(labels)
-            for name, _ in names_of(path, self.model.groups)
-        }
-        return unstacked(transformation(self.train, self.steps, flat), self.model.groups)
+        flat, axes = {}, {}
+        for path, label in jax.tree_util.tree_leaves_with_path(labels):
+            group = self.model.groups[step_name(path[0])]
+            keys = tuple(getattr(s, "key", getattr(s, "idx", None)) for s in path[1:])
+            for name, _ in names_of(path, self.model.groups):
+                flat[name], axes[name] = label, group.template.axes[keys]
+        return unstacked(transformation(self.train, self.steps, flat, axes), self.model.groups)
 
     def _trainable(self, tree: Any) -> Any:
         """The same tree with `None` in place of frozen leaves."""

@@ -2,16 +2,28 @@
 
 from collections.abc import Callable, Hashable, Mapping
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import optax
 
 from fusekit.component import OptimizerSpec
 from fusekit.config.spec import Train
+from fusekit.parameter import Axes
 
 FROZEN = "frozen"
 DEFAULT = "default"
+
+
+@runtime_checkable
+class ByAxes(Protocol):
+    """An optimiser that treats arrays by the names of their axes, such as one of matrices."""
+
+    def build_by_axes(
+        self, learning_rate: Any, axes: Mapping[str, Axes]
+    ) -> optax.GradientTransformation:
+        """For a mapping from paths to arrays, with the names of each array's axes."""
+        ...
 
 
 def labeller(train: Train) -> Callable[[str], str]:
@@ -47,7 +59,10 @@ def decays(path: str, ndim: int) -> bool:
 
 
 def transformation(
-    train: Train, steps: int, labels: Mapping[str, Any]
+    train: Train,
+    steps: int,
+    labels: Mapping[str, Any],
+    axes: Mapping[str, Axes] | None = None,
 ) -> optax.GradientTransformation:
     """The optimiser: clipping over all parameters, then each group's own optimiser.
 
@@ -55,20 +70,23 @@ def transformation(
       train: the declared training.
       steps: how many steps the schedule spans.
       labels: a tree like the parameters, of `<group>` or `<group>/vector` for what is not decayed.
+      axes: names of the axes of each parameter, for labels by canonical path; `ByAxes` reads them.
     """
     schedule = train.schedule.build(steps)
     used = sorted(set(jax.tree.leaves(labels)))
     parts: dict[Hashable, optax.GradientTransformation] = {}
     for label in used:
         name, _, vector = label.partition("/")
-        parts[label] = _group(train, name, schedule, vector=bool(vector))
+        parts[label] = _group(train, name, schedule, axes, vector=bool(vector))
     grouped = optax.partition(parts, labels)
     if train.clip is None:
         return grouped
     return optax.chain(optax.clip_by_global_norm(train.clip), grouped)
 
 
-def _group(train: Train, name: str, schedule: Any, *, vector: bool) -> optax.GradientTransformation:
+def _group(
+    train: Train, name: str, schedule: Any, axes: Mapping[str, Axes] | None, *, vector: bool
+) -> optax.GradientTransformation:
     if name == FROZEN:
         return optax.set_to_zero()
     group = train.groups.get(name)
@@ -80,4 +98,10 @@ def _group(train: Train, name: str, schedule: Any, *, vector: bool) -> optax.Gra
             spec = spec.model_copy(update={"weight_decay": 0.0})
         elif decay is not None:
             spec = spec.model_copy(update={"weight_decay": decay})
-    return spec.build(lambda step: peak * schedule(step))
+
+    def rate(step: Any) -> Any:
+        return peak * schedule(step)
+
+    if axes is not None and isinstance(spec, ByAxes):
+        return spec.build_by_axes(rate, axes)
+    return spec.build(rate)
