@@ -2,6 +2,10 @@
 
 First a component's own port; then, of a sequence, the reductions `.mean .first .last .readout` and
 every span by its label; of a grid, `.mean`.
+
+A span is present where any of its tokens is valid, for a stream that joins several may lack some
+of them: their tokens are padding. So is a single readout token that came with one of them. Of a
+padded sequence both are therefore optional, which holds for what is read of them too.
 """
 
 import jax.numpy as jnp
@@ -58,7 +62,7 @@ def _reduced(given: Signature, port: str, reference: str) -> Signature:
                 expected="readout: 1 on the encoder, or .mean, .first or .last",
             )
         if tokens == 1:
-            return vector(given.width, optional=given.optional)
+            return vector(given.width, optional=given.optional or _inner(given.spans, given.padded))
         spans = tuple(s for s in given.spans if s.readout)
         return given.with_(sizes=(("time", tokens), given.sizes[1]), spans=spans, grid=())
     try:
@@ -71,7 +75,8 @@ def _reduced(given: Signature, port: str, reference: str) -> Signature:
             nearest=nearest(port, known),
         ) from None
     spans = tuple(s for s in given.spans if s.label == port and not s.readout)
-    return given.with_(sizes=(("time", stop - start), given.sizes[1]), spans=spans, grid=())
+    sizes = (("time", stop - start), given.sizes[1])
+    return given.with_(sizes=sizes, spans=spans, grid=(), optional=given.optional or given.padded)
 
 
 def _reduce(given: Stream, port: str) -> Stream:
@@ -79,14 +84,33 @@ def _reduce(given: Stream, port: str) -> Stream:
         return Stream(_mean_of_grid(given), presence=given.presence)
     if port == "readout":
         indices = _token_indices(given.spans, readout=True)
-        if len(indices) == 1:
-            return Stream(given.values[:, indices[0]], presence=given.presence)
-        return _pick(given, indices)
+        if len(indices) > 1:
+            return _pick(given, indices)
+        one = given.cut(indices[0], indices[0] + 1)
+        if _inner(given.spans, given.mask is not None):
+            one = _where_valid(one)
+        return Stream(one.values[:, 0], presence=one.presence).clean()
     if port not in REDUCTIONS:
-        return given.span(port)
+        return _where_valid(given.span(port))
     if any(not span.readout for span in given.spans):
         given = _pick(given, _token_indices(given.spans, readout=False))
     return Stream(_POOL[port](given.values, given.mask), presence=given.presence)
+
+
+def _inner(spans: tuple[Span, ...], padded: bool) -> bool:
+    """Whether the only readout token may be padding. A stack's own never is: it stands before all
+    tokens, under the label that they share, or under `readout` where they differ."""
+    labels = {span.label for span in spans if not span.readout}
+    own = labels.pop() if len(labels) == 1 else "readout"
+    return padded and not (spans[0].readout and spans[0].label == own)
+
+
+def _where_valid(given: Stream) -> Stream:
+    """Present only where some token is valid."""
+    if given.mask is None:
+        return given
+    some = jnp.any(given.mask, axis=1)
+    return given.with_(presence=some if given.presence is None else some & given.presence)
 
 
 def _mean_of_grid(given: Stream) -> Array:
