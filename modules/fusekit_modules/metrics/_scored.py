@@ -16,6 +16,12 @@ from fusekit_modules.losses._match import check_classes, differ
 Floats = NDArray[np.float64]
 Columns = Mapping[str, NDArray]
 
+BEYOND = 1e200
+"""Above what float32 holds, and small enough that differences and roundings stay finite."""
+
+CERTAIN = 1e100
+"""What is impossible ties with all that is, and what is certain too."""
+
 
 class ScoredSpec(MetricSpec):
     """A metric of predictions against targets. It is NaN where no row counts, or where a row that
@@ -95,7 +101,12 @@ def counted(columns: Columns, rows: Bool[np.ndarray, "n"]) -> tuple[Floats, NDAr
 
 
 def both_classes(logits: Float[np.ndarray, "m c"]) -> Float[np.ndarray, "m k"]:
-    """Logits of every class: those of width one stand for the second of two."""
+    """Logits of every class: those of width one stand for the second of two.
+
+    Infinite ones become finite but beyond all others, so that a class of +inf is certain, one of
+    -inf impossible, and several of the same are equally likely.
+    """
+    logits = np.clip(logits, -BEYOND, BEYOND)
     return (
         np.concatenate([np.zeros_like(logits), logits], axis=1) if logits.shape[1] == 1 else logits
     )
@@ -112,8 +123,8 @@ def log_odds(logits: Float[np.ndarray, "m c"]) -> Float[np.ndarray, "m c"]:
     odds = logits - highest - np.log(np.maximum(exp.sum(axis=1, keepdims=True) - exp, 1e-300))
     rest = np.where(np.arange(logits.shape[1]) == top, -np.inf, logits)
     second = rest.max(axis=1, keepdims=True)
-    others = second + np.log(np.exp(rest - second).sum(axis=1, keepdims=True))
-    np.put_along_axis(odds, top, highest - others, axis=1)
+    others = np.log(np.exp(rest - second).sum(axis=1, keepdims=True))
+    np.put_along_axis(odds, top, highest - second - others, axis=1)
     return np.round(odds, 10)
 
 
@@ -131,5 +142,7 @@ def one_against_rest(
         return logits, target > 0.5
     classes = both_classes(logits)
     if classes.shape[1] == 2:
-        return classes[:, 1:] - classes[:, :1], target[:, None] == 1
-    return log_odds(classes), target[:, None] == np.arange(classes.shape[1])
+        odds, truth = classes[:, 1:] - classes[:, :1], target[:, None] == 1
+    else:
+        odds, truth = log_odds(classes), target[:, None] == np.arange(classes.shape[1])
+    return np.clip(odds, -CERTAIN, CERTAIN), truth

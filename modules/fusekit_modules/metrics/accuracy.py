@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from fusekit.component import Count, register
+from fusekit.component import Count, Signatures, register
+from fusekit.errors import WiringError
 from fusekit_modules.metrics._scored import ClassesSpec, Floats, both_classes
 
 
@@ -19,6 +20,18 @@ class AccuracySpec(ClassesSpec):
 
     type: Literal["accuracy"] = "accuracy"
     top: Count = Field(1, description="how many guesses a row has")
+
+    def check(self, inputs: Signatures) -> None:
+        """As of all metrics of classes; and with as many guesses as classes all would be right."""
+        super().check(inputs)
+        classes = max(inputs["prediction"].width, 2)
+        if self.top >= classes:
+            raise WiringError(
+                "with so many guesses every row is right",
+                found=f"top: {self.top} of {classes} classes",
+                expected=f"at most {classes - 1}",
+                field=("top",),
+            )
 
     def score(self, prediction: Floats, target: NDArray) -> float:
         logits, target = both_classes(prediction), target.astype(np.int64)

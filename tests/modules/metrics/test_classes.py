@@ -224,3 +224,42 @@ def test_misfits():
         EVERY[0].check({"prediction": vector(3), "target": vector(3)})
     with pytest.raises(WiringError, match="numbers of labels"):
         EVERY[1].check({"prediction": vector(3), "target": vector(2)})
+
+
+def test_more_guesses_than_tell_anything_are_refused():
+    label = Signature((), dtype="int", classes=3)
+    AccuracySpec(**NAMES, top=2).check({"prediction": vector(3), "target": label})
+    for top in (3, 5):
+        with pytest.raises(WiringError, match="every row is right"):
+            AccuracySpec(**NAMES, top=top).check({"prediction": vector(3), "target": label})
+
+
+INFINITE = np.array(
+    [
+        [np.inf, 0.0, -np.inf],
+        [0.0, -np.inf, -np.inf],
+        [-np.inf, 1.0, 0.0],
+        [-np.inf, -np.inf, -np.inf],
+        [np.inf, np.inf, 0.0],
+        [0.5, 0.2, 0.1],
+    ]
+)
+
+
+@pytest.mark.parametrize("columns", [3, 2, 1])
+@pytest.mark.parametrize("spec", EVERY)
+def test_infinite_logits_are_limits_of_large_ones(spec, columns):
+    logits = INFINITE[:, :columns]
+    target = np.arange(6) % max(columns, 2)
+    large = np.clip(logits, -1e6, 1e6)
+    chances = softmax(np.concatenate([0 * large, large], 1) if columns == 1 else large)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = compute(spec, logits, target)
+    if spec.type in ("auroc", "average_precision"):
+        score = {"auroc": reference.roc_auc_score}.get(spec.type, reference.average_precision_score)
+        truth = target if columns < 3 else label_binarize(target, classes=range(3))
+        expected = score(truth, chances[:, 1] if columns < 3 else chances, average="macro")
+    else:
+        expected = compute(spec, large, target)
+    assert found == pytest.approx(expected)
