@@ -37,17 +37,19 @@ class PixelsSpec(EntrySpec):
     """What images and videos share: channels come last and are normalised."""
 
     normalise: Normalise = Field(
-        "unit", description="unit: bytes 0..255 become 0..1; none; or {mean, std} after unit"
+        "unit",
+        description="unit: bytes 0..255, and 16 bits, become 0..1; none; or {mean, std} after unit",
     )
 
     def scaled(self, row: Any, index: int, expected: str) -> Floats:
-        """A raw row as normalised numbers. Arrays of integers are bytes; others stay in scale."""
+        """A raw row as normalised numbers. Integers of 8 or 16 bits are divided by their type's
+        greatest value; wider ones, such as those of a list, are bytes; others stay in scale."""
         array = row if isinstance(row, np.ndarray) else np.asarray(row)
         floats = as_floats(array, index, expected)
         if self.normalise == "none":
             return floats
         if array.dtype.kind in "iu":
-            floats = floats / np.float32(255)
+            floats = floats / np.float32(_greatest(array, index))
         if isinstance(self.normalise, Standard):
             mean = np.asarray(self.normalise.mean, np.float32)
             floats = (floats - mean) / np.asarray(self.normalise.std, np.float32)
@@ -63,6 +65,17 @@ class PixelsSpec(EntrySpec):
             if counts != {self.channels()}:
                 raise ValueError(f"mean and std have one entry a channel: {self.channels()}")
         return self
+
+
+def _greatest(array: np.ndarray, index: int) -> int:
+    """What stands for full brightness. Raises `DataError` where wide integers are no bytes."""
+    if array.dtype.itemsize <= 2:
+        return int(np.iinfo(array.dtype).max)
+    outside = array[(array < 0) | (array > 255)]
+    if outside.size:
+        expected = "bytes from 0 to 255, an array of 16 bits, or normalise: none"
+        raise misfit(index, f"{outside.flat[0]} among integers of {array.dtype}", expected)
+    return 255
 
 
 @register
@@ -112,6 +125,8 @@ def _decoded(content: bytes, index: int, channels: int) -> np.ndarray:
         raise misfit(index, "an image file", f"an array, since there are {channels} channels")
     try:
         with Pillow.open(BytesIO(content)) as image:
+            if channels == 1 and image.mode.startswith("I;16"):  # L would cut it off at 255
+                return np.asarray(image)
             return np.asarray(image.convert(modes[channels]))
     except (UnidentifiedImageError, OSError):
         raise misfit(index, f"{len(content)} bytes", "the bytes of an image file") from None

@@ -1,5 +1,6 @@
 """Labels of which several may hold."""
 
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -44,8 +45,7 @@ class LabelsSpec(EntrySpec):
 
     def _one(self, row: Any, index: int) -> Floats:
         count = count_of(self.classes)
-        named = not isinstance(self.classes, int) and not isinstance(row, str | bytes)
-        if named and all(isinstance(item, str) for item in row):
+        if not isinstance(self.classes, int) and _of_names(row):
             values = np.zeros((count,), np.float32)
             values[[code_of(item, index, self.classes) for item in row]] = 1
             return values
@@ -55,3 +55,12 @@ class LabelsSpec(EntrySpec):
         if other.size:
             raise misfit(index, f"the value {other[0]}", "0 or 1")
         return values
+
+
+def _of_names(row: Any) -> bool:
+    """Whether a row is a collection of names, or empty."""
+    if isinstance(row, str | bytes | Mapping) or not isinstance(row, Collection):
+        return False
+    if isinstance(row, np.ndarray) and row.ndim != 1:
+        return False
+    return all(isinstance(item, str) for item in row)

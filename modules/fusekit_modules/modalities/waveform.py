@@ -7,15 +7,23 @@ from pydantic import Field
 
 from fusekit.component import Count, register
 from fusekit.stream import Signature, sequence
-from fusekit_modules.modalities._entry import Collated, RaggedSpec, as_floats, check_shape
+from fusekit_modules.modalities._entry import (
+    Collated,
+    Floats,
+    RaggedSpec,
+    as_floats,
+    check_shape,
+    misfit,
+)
 
 
 @register
 class WaveformSpec(RaggedSpec):
     """Sound as a sequence `[time, 1]` of samples in float32.
 
-    A row is an array `[time]` or `[time, 1]`. Integers are scaled by their type's greatest value,
-    so that 16-bit sound lies between -1 and 1.
+    A row is an array `[time]` or `[time, 1]`. Integers of 8, 16 or 32 bits are scaled by their
+    type's greatest value, so that sound lies between -1 and 1; bytes are unsigned, with silence at
+    128, as in WAV files. Other integers, such as those of a list, are taken for 16-bit sound.
     """
 
     type: Literal["waveform"] = "waveform"
@@ -32,10 +40,25 @@ class WaveformSpec(RaggedSpec):
         """Values `[b, length, 1]` and, if padded, the mask `[b, length]`."""
         given = []
         for index, row in enumerate(rows):
-            array = as_floats(row, index, "a waveform of numbers")
-            if isinstance(row, np.ndarray) and row.dtype.kind == "i":
-                array = array / np.float32(np.iinfo(row.dtype).max)
+            array = self._scaled(row, index)
             array = array[:, None] if array.ndim == 1 else array
             check_shape(array, index, (None, 1))
             given.append(array)
         return self.pad(given, (1,))
+
+    @staticmethod
+    def _scaled(row: Any, index: int) -> Floats:
+        array = as_floats(row, index, "a waveform of numbers")
+        kind = np.asarray(row).dtype
+        if kind.kind not in "iu" or not array.size:
+            return array
+        if kind.kind == "i" and kind.itemsize <= 4:
+            return array / np.float32(np.iinfo(kind).max)
+        if kind.kind == "u" and kind.itemsize <= 2:
+            middle = np.iinfo(kind).max // 2
+            return (array - np.float32(middle + 1)) / np.float32(middle)
+        loudest = float(np.abs(array).max())
+        if loudest > 2**15:
+            found = f"a sample of size {loudest:.0f}"
+            raise misfit(index, found, "16-bit sound, or an array of type int32")
+        return array / np.float32(2**15 - 1)

@@ -54,6 +54,17 @@ def test_images_from_files():
     check(spec, [file.getvalue(), Image.fromarray(pixels)], np.stack([pixels, pixels]) / 255)
 
 
+def test_images_of_16_bits_and_integers_of_lists():
+    spec, deep = ImageSpec(shape=(1, 2, 1)), np.array([[0, 65535]], np.uint16)
+    file = BytesIO()
+    Image.fromarray(deep).save(file, "PNG")
+    rows = [deep, deep[..., None], file.getvalue(), [[0, 255]], np.array([[0, 255]], np.int64)]
+    check(spec, rows, [[[[0], [1]]]] * 5)
+    check(ImageSpec(shape=(1, 2, 1), normalise="none"), [deep], [[[[0], [65535]]]])
+    with pytest.raises(DataError, match=r"row 1 .* 256 among .* bytes"):
+        spec.collate([deep, np.array([[0, 256]])])
+
+
 def test_spectrograms():
     rows = [np.array([[1, 2, 3], [4, 5, 6]]), np.zeros((2, 3, 1))]
     spec = SpectrogramSpec(shape=(2, 3), mean=1.0, std=2.0)
@@ -67,6 +78,19 @@ def test_waveforms():
         WaveformSpec(length=3), rows, [[[1], [-1], [0]], [[0.5], [1], [0.25]]], [[1, 1, 0], [1] * 3]
     )
     check(WaveformSpec(length=2, longer="cut"), rows, [[[1], [-1]], [[0.5], [1]]])
+
+
+def test_waveforms_of_other_integers():
+    rows = [
+        np.array([1, 128, 255], np.uint8),
+        [-32767, 0, 32767],
+        np.array([-32767, 0, 32767]),
+        np.array([-(2**31) + 1, 0, 2**31 - 1], np.int32),
+        [-1.0, 0, 1],
+    ]
+    check(WaveformSpec(length=3), rows, [[[-1], [0], [1]]] * 5)
+    with pytest.raises(DataError, match=r"row 0 .* size 40000, .* 16-bit"):
+        WaveformSpec(length=2).collate([[1, 40000]])
 
 
 def test_videos():
@@ -181,6 +205,10 @@ def test_no_row_gives_empty_arrays(name):
         ("labels", ["cow"], "one of cat, dog"),
         ("labels", [0.5, 0], "0 or 1"),
         ("labels", "cat", "declared names"),
+        ("labels", 3, "shape (2)"),
+        ("labels", None, "declared names"),
+        ("labels", np.array(3), "shape (2)"),
+        ("labels", {"cat": 0}, "declared names"),
         ("number", [1, 2], "one number"),
         ("number", "1.5", "a number"),
         ("number", NAN, "finite"),
