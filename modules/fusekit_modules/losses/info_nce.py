@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -65,6 +66,27 @@ class InfoNceSpec(LossSpec):
         return InfoNce(self, rngs=rngs)
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def at_most(x: Float[Array, ""], bound: float) -> Float[Array, ""]:
+    """`min(x, bound)` whose gradient, beyond the bound, is kept where a step against it leads back.
+
+    So a parameter that a step took too far does not stay there for good, as it does where it is not
+    itself clamped after every step (Radford et al. 2021, section 2.5).
+    """
+    return jnp.minimum(x, bound)
+
+
+def _at_most_forward(x: Array, bound: float) -> tuple[Array, Array]:
+    return jnp.minimum(x, bound), x > bound
+
+
+def _at_most_backward(bound: float, beyond: Array, grad: Array) -> tuple[Array]:
+    return (jnp.where(beyond & (grad < 0), jnp.zeros_like(grad), grad),)
+
+
+at_most.defvjp(_at_most_forward, _at_most_backward)
+
+
 class InfoNce(nnx.Module):
     """Vectors `[b, d]`; owns the logarithm of the inverse temperature."""
 
@@ -85,7 +107,7 @@ class InfoNce(nnx.Module):
             vectors = [unit(v) for v in vectors]
         dtype = vectors[0].dtype
         log_scale = self.first if self.scale is None else self.scale[...]
-        scale = jnp.exp(jnp.minimum(jnp.asarray(log_scale, dtype), self.most))
+        scale = jnp.exp(at_most(jnp.asarray(log_scale, dtype), self.most))
         positive = self._positive(streams, valid)
         pairs = list(itertools.combinations(vectors, 2))
         each = jnp.zeros(valid.shape, dtype)

@@ -83,6 +83,26 @@ def test_temperature_is_learned_and_bounded():
     assert high == higher
 
 
+@pytest.mark.parametrize("well", [True, False])
+def test_beyond_the_bound_the_temperature_may_return_but_not_go_on(well):
+    """Vectors that agree want it colder, those that do not want it warmer."""
+    a = np.random.default_rng(4).normal(size=(4, 3))
+    streams = {"a": Stream(jnp.asarray(a)), "b": Stream(jnp.asarray(a if well else a[::-1]))}
+    graph, params = nnx.split(spec().build(TWO, rngs=nnx.Rngs(0)), nnx.Param)
+
+    def loss(value):
+        merged = nnx.merge(graph, jax.tree.map(lambda _: value, params))
+        return scalar(merged(streams, rows=jnp.ones(4, bool), context=Context()))
+
+    bound = float(np.log(100.0))
+    inside, beyond = (float(jax.grad(loss)(jnp.float32(bound + s))) for s in (-1e-3, 0.5))
+    assert (inside < 0) == well
+    if well:
+        assert beyond == 0.0
+    else:
+        np.testing.assert_allclose(beyond, inside, rtol=1e-2)
+
+
 def test_one_row_has_no_negatives():
     streams = {name: Stream(jnp.ones((3, 3))) for name in "ab"}
     out = run(spec(learn=False), TWO, streams, [True, False, False])
