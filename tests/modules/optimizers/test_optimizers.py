@@ -7,11 +7,15 @@ import optax
 import pytest
 
 from fusekit_modules.optimizers.adafactor import AdafactorSpec
+from fusekit_modules.optimizers.adagrad import AdagradSpec
 from fusekit_modules.optimizers.adam import AdamSpec
+from fusekit_modules.optimizers.adamax import AdamaxSpec
 from fusekit_modules.optimizers.adamw import AdamWSpec
 from fusekit_modules.optimizers.lamb import LambSpec
 from fusekit_modules.optimizers.lion import LionSpec
 from fusekit_modules.optimizers.muon import MuonSpec
+from fusekit_modules.optimizers.nadam import NadamSpec
+from fusekit_modules.optimizers.radam import RadamSpec
 from fusekit_modules.optimizers.rmsprop import RmsPropSpec
 from fusekit_modules.optimizers.sgd import SgdSpec
 
@@ -42,7 +46,7 @@ def adam(spec, decay=0.0, trust=False):
         m = spec.b1 * m + (1 - spec.b1) * g
         v = spec.b2 * v + (1 - spec.b2) * g**2
         mean = m / (1 - spec.b1**t)
-        if getattr(spec, "nesterov", False):
+        if getattr(spec, "nesterov", spec.type == "nadam"):
             mean = spec.b1 * m / (1 - spec.b1 ** (t + 1)) + (1 - spec.b1) * g / (1 - spec.b1**t)
         step = mean / (np.sqrt(v / (1 - spec.b2**t)) + spec.eps) + decay * p
         if trust:
@@ -59,6 +63,52 @@ def test_adam(spec):
 @pytest.mark.parametrize("spec", [AdamWSpec(), AdamWSpec(weight_decay=0.3, nesterov=True)])
 def test_adamw(spec):
     np.testing.assert_allclose(trained(spec), adam(spec, spec.weight_decay), rtol=1e-6)
+
+
+@pytest.mark.parametrize("spec", [NadamSpec(), NadamSpec(b1=0.5, weight_decay=0.3)])
+def test_nadam(spec):
+    np.testing.assert_allclose(trained(spec), adam(spec, spec.weight_decay), rtol=1e-6)
+
+
+@pytest.mark.parametrize("spec", [AdagradSpec(), AdagradSpec(start=0.0, eps=1e-3)])
+def test_adagrad(spec):
+    p, total = START.copy(), np.full_like(START, spec.start)
+    for g, lr in zip(GRADS, RATE, strict=True):
+        total = total + g**2
+        p = p - lr * g / np.sqrt(total + spec.eps)
+    np.testing.assert_allclose(trained(spec), p, rtol=1e-6)
+
+
+@pytest.mark.parametrize("spec", [AdamaxSpec(), AdamaxSpec(b2=0.5, weight_decay=0.3)])
+def test_adamax(spec):
+    p, m, most = START.copy(), np.zeros_like(START), np.zeros_like(START)
+    for t, (g, lr) in enumerate(zip(GRADS, RATE, strict=True), 1):
+        m = spec.b1 * m + (1 - spec.b1) * g
+        most = np.maximum(spec.b2 * most, np.abs(g) + spec.eps)
+        p = p - lr * (m / (1 - spec.b1**t) / most + spec.weight_decay * p)
+    np.testing.assert_allclose(trained(spec), p, rtol=1e-6)
+
+
+@pytest.mark.parametrize("spec", [RadamSpec(), RadamSpec(b2=0.99, threshold=6, weight_decay=0.3)])
+def test_radam(spec):
+    """From the fifth or sixth step on the mean of squares is trusted; rates stay at the last."""
+    p, m, v = START.copy(), np.zeros_like(START), np.zeros_like(START)
+    longest = 2 / (1 - spec.b2) - 1
+    grads, trusted = np.random.default_rng(3).normal(size=(8, 4, 3)), 0
+    for t, g in enumerate(grads, 1):
+        lr = RATE[min(t - 1, 2)]
+        m = spec.b1 * m + (1 - spec.b1) * g
+        v = spec.b2 * v + (1 - spec.b2) * g**2
+        step = m / (1 - spec.b1**t)
+        length = longest - 2 * t * spec.b2**t / (1 - spec.b2**t)
+        if length >= spec.threshold:
+            trusted += 1
+            r = (length - 4) * (length - 2) * longest
+            r = np.sqrt(r / ((longest - 4) * (longest - 2) * length))
+            step = r * step / (np.sqrt(v / (1 - spec.b2**t)) + spec.eps)
+        p = p - lr * (step + spec.weight_decay * p)
+    assert 0 < trusted < 8
+    np.testing.assert_allclose(trained(spec, START, grads), p, rtol=1e-6)
 
 
 def test_lamb():
@@ -150,8 +200,9 @@ def test_muon_takes_adamw_for_vectors():
 
 
 EVERY = [
-    AdafactorSpec(weight_decay=0.1), AdamSpec(), AdamWSpec(), LambSpec(), LionSpec(), MuonSpec(),
-    RmsPropSpec(), SgdSpec(momentum=0.9),
+    AdafactorSpec(weight_decay=0.1), AdagradSpec(), AdamSpec(), AdamWSpec(), AdamaxSpec(),
+    LambSpec(), LionSpec(), MuonSpec(), NadamSpec(), RadamSpec(), RmsPropSpec(),
+    SgdSpec(momentum=0.9),
 ]  # fmt: skip
 
 
