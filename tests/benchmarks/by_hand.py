@@ -44,7 +44,7 @@ def mlp(p: Params, x: Any) -> Any:
 def attention(p: Params, x: Any, y: Any | None = None) -> Any:
     y = x if y is None else y
     q = jnp.einsum("btd,dhk->bthk", x, p["query"]["kernel"]) + p["query"]["bias"]
-    k = jnp.einsum("btd,dhk->bthk", y, p["key"]["kernel"]) + p["key"]["bias"]
+    k = jnp.einsum("btd,dhk->bthk", y, p["key"]["kernel"])
     v = jnp.einsum("btd,dhk->bthk", y, p["value"]["kernel"]) + p["value"]["bias"]
     scores = jnp.einsum("bqhk,bshk->bhqs", q, k) / math.sqrt(q.shape[-1])
     mixed = jnp.einsum("bhqs,bshk->bqhk", jax.nn.softmax(scores, -1), v)

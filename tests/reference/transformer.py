@@ -31,16 +31,18 @@ def mlp(p: Arrays, name: str, x: np.ndarray, act: Callable = gelu) -> np.ndarray
 
 
 def attention(p: Arrays, name: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """`x [q, d]` reads `y [k, d]`, head by head; with nothing to read, nothing is added."""
+    """`x [q, d]` reads `y [k, d]`, head by head; with nothing to read, nothing is added. Keys have
+    no bias."""
     if len(y) == 0:
         return np.zeros_like(x)
     out = np.array(np.broadcast_to(p[f"{name}.out.bias"], x.shape), "float64")
     _, heads, size = p[f"{name}.query.kernel"].shape
     for head in range(heads):
         q, k, v = (
-            source @ p[f"{name}.{kind}.kernel"][:, head] + p[f"{name}.{kind}.bias"][head]
+            source @ p[f"{name}.{kind}.kernel"][:, head]
             for kind, source in (("query", x), ("key", y), ("value", y))
         )
+        q, v = q + p[f"{name}.query.bias"][head], v + p[f"{name}.value.bias"][head]
         scores = q @ k.T / np.sqrt(size)
         weights = np.exp(scores - scores.max(axis=1, keepdims=True))
         weights = weights / weights.sum(axis=1, keepdims=True)

@@ -77,7 +77,7 @@ class DeepSet(nnx.Module):
     def __init__(self, spec: SetAttentionSpec, inputs: Signatures, *, rngs: nnx.Rngs):
         width = spec.out_width(inputs)
         self.project = projections(inputs, width, rngs=rngs)
-        self.score = MLP(width, width, outputs=1, activation="tanh", rngs=rngs)
+        self.score = MLP(width, width, outputs=1, activation="tanh", last_bias=False, rngs=rngs)
         self.mlp = MLP(width, spec.hidden or 4 * width, rngs=rngs)
 
     def __call__(self, streams: dict[str, Stream], *, context: Context) -> Stream:

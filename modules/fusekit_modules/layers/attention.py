@@ -38,6 +38,8 @@ def readable(sources: Sequence[KeyValue]) -> Bool[Array, "b 1 k"] | None:
 class Attention(nnx.Module):
     """Multi-head attention (Vaswani et al. 2017, section 3.2.2).
 
+    Keys have no bias: it adds the same to all scores of a query, which softmax does not see.
+
     Args:
       width: size of the queries' last axis, and of what comes out.
       heads: how many heads.
@@ -61,7 +63,7 @@ class Attention(nnx.Module):
         source = source_width or width
         inward, outward = ("embed", "heads", "head_dim"), ("heads", "head_dim", "embed")
         self.query = Linear(width, (heads, head_dim), axes=inward, rngs=rngs)
-        self.key = Linear(source, (heads, head_dim), axes=inward, rngs=rngs)
+        self.key = Linear(source, (heads, head_dim), axes=inward, bias=False, rngs=rngs)
         self.value = Linear(source, (heads, head_dim), axes=inward, rngs=rngs)
         self.out = Linear((heads, head_dim), width, axes=outward, rngs=rngs)
 

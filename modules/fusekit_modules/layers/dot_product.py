@@ -35,8 +35,17 @@ def dot_product(
     mask: Bool[Array, "*b q n"] | None = None,
 ) -> tuple[Float[Array, "b q h k"], Float[Array, "b h q n"]]:
     """softmax(query key / sqrt(head_dim)) value by head (Vaswani et al. 2017, equation 1), and
-    the weights. A query that may read nothing gets zeros."""
-    scores = jnp.einsum("bqhk,bnhk->bhqn", query, key) / math.sqrt(query.shape[-1])
+    the weights. A query that may read nothing gets zeros.
+
+    Sums are in float32 at least, and scores are never rounded to the inputs' dtype: softmax makes
+    of a rounding error of a score the same relative error of a weight. Weights meet the values in
+    the values' dtype.
+    """
+    high = jnp.promote_types(query.dtype, jnp.float32)
+    scores = jnp.einsum("bqhk,bnhk->bhqn", query, key, preferred_element_type=high)
     allowed = None if mask is None else jnp.expand_dims(mask, -3)
-    weights = masked_softmax(scores, allowed)
-    return jnp.einsum("bhqn,bnhk->bqhk", weights.astype(value.dtype), value), weights
+    weights = masked_softmax(scores / math.sqrt(query.shape[-1]), allowed)
+    mixed = jnp.einsum(
+        "bhqn,bnhk->bqhk", weights.astype(value.dtype), value, preferred_element_type=high
+    )
+    return mixed.astype(value.dtype), weights

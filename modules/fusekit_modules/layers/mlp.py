@@ -16,6 +16,7 @@ class MLP(nnx.Module):
       width: size of the last axis coming in.
       hidden: size in between.
       outputs: size going out; default `width`.
+      last_bias: whether the second map has a bias; scores for a softmax need none.
     """
 
     def __init__(
@@ -25,11 +26,13 @@ class MLP(nnx.Module):
         *,
         outputs: int | None = None,
         activation: ActivationName = "gelu",
+        last_bias: bool = True,
         rngs: nnx.Rngs,
     ):
         self.activation: ActivationName = activation
         self.up = Linear(width, hidden, axes=("embed", "mlp"), rngs=rngs)
-        self.down = Linear(hidden, outputs or width, axes=("mlp", "embed"), rngs=rngs)
+        outward = ("mlp", "embed")
+        self.down = Linear(hidden, outputs or width, axes=outward, bias=last_bias, rngs=rngs)
 
     def __call__(
         self, x: Float[Array, "b *n d"], weights: Mapping[str, Deltas] | None = None

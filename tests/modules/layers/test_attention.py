@@ -10,7 +10,7 @@ from fusekit.context import Collector, Context
 from fusekit.errors import FusekitError
 from fusekit.stream import Stream
 from fusekit_modules.layers.attention import Attention
-from fusekit_modules.layers.dot_product import masked_softmax
+from fusekit_modules.layers.dot_product import dot_product, masked_softmax
 from fusekit_modules.layers.rotary import rotate
 from tests.modules.layers.harness import STILL, TIGHT, check_gradients, float64, randomised
 from tests.reference import transformer as reference
@@ -84,6 +84,25 @@ def test_half_precision_scores_are_wide():
     (weights,) = context.collector.found["", "attention"]
     assert weights.dtype == jnp.float32
     np.testing.assert_allclose(weights, np.full((1, 2, 3, 3), 1 / 3), rtol=1e-6)
+
+
+def test_half_precision_scores_are_never_rounded():
+    """Large random scores: a score rounded to bfloat16 would be off by up to 1/8."""
+    rng = np.random.default_rng(1)
+    q, k, v = (jnp.asarray(rng.normal(size=(2, 9, 2, 64)) * 2, jnp.bfloat16) for _ in range(3))
+    mixed, weights = dot_product(q, k, v)
+    wide_q, wide_k, wide_v = (np.asarray(x, "float64") for x in (q, k, v))
+    scores = np.einsum("bqhk,bnhk->bhqn", wide_q, wide_k) / 8
+    exp = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    want = exp / exp.sum(axis=-1, keepdims=True)
+    np.testing.assert_allclose(weights, want, atol=1e-5)
+    out = np.einsum("bhqn,bnhk->bqhk", want, wide_v)
+    assert mixed.dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.asarray(mixed, "float64"), out, atol=2**-8 * np.abs(v).max() * 2)
+
+
+def test_keys_have_no_bias():
+    assert sorted(name for name in PARAMS if name.startswith("key")) == ["key.kernel"]
 
 
 def test_rotation_by_hand_and_relative():
