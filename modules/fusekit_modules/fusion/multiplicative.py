@@ -56,17 +56,22 @@ class MultiplicativeSpec(WidthFusionSpec):
 
 
 class Interaction(nnx.Module):
-    """`x [b, n], y [b, m] -> [b, out]`; without `out` the vector or scalar form, `[b, m]`."""
+    """`x [b, n], y [b, m] -> [b, out]`; without `out` the vector or scalar form, `[b, m]`.
 
-    def __init__(self, n: int, m: int, out: int | None, form: Form, *, rngs: nnx.Rngs):
-        fan_in = initializers.lecun_normal(in_axis=0, out_axis=-1)
+    Each of the matrix form's terms starts with variance `scale**2` for inputs of variance one.
+    """
+
+    def __init__(
+        self, n: int, m: int, out: int | None, form: Form, *, scale: float = 1.0, rngs: nnx.Rngs
+    ):
         made = {"vector": (m,), "scalar": (1,)}.get(form, (m, out or m))
         offset, axes = made[-1:], (None, "features")[-len(made) :]
-        both = initializers.normal((n * (m if len(made) == 2 else 1)) ** -0.5)
+        both = initializers.normal(scale * (n * (m if len(made) == 2 else 1)) ** -0.5)
         self.weight = parameter(rngs, both, (n, *made), ("embed", *axes))
-        second = initializers.normal(m**-0.5) if len(made) == 2 else initializers.ones
+        second = initializers.normal(scale * m**-0.5) if len(made) == 2 else initializers.ones
         self.second = parameter(rngs, second, made, axes)
-        self.first = parameter(rngs, fan_in, (n, *offset), ("embed", "features"))
+        first = initializers.normal(scale * n**-0.5)
+        self.first = parameter(rngs, first, (n, *offset), ("embed", "features"))
         self.bias = parameter(rngs, initializers.zeros, offset, ("features",))
         self.contract = len(made) == 2
 
@@ -87,8 +92,10 @@ class Multiplicative(nnx.Module):
         width = spec.out_width(inputs)
         self.tokens = spec.tokens if spec.form == "matrix3d" else None
         self.offset = Interaction(n, m, width * (self.tokens or 1), spec.form, rngs=rngs)
-        made = [Interaction(n, m, width * size, "matrix", rngs=rngs) for size in third]
-        self.made = nnx.List(made)
+        self.made = nnx.List([])
+        for size in third:  # the third input passes a matrix: its rows share the variance
+            made = Interaction(n, m, width * size, "matrix", scale=size**-0.5, rngs=rngs)
+            self.made.append(made)
 
     def __call__(self, streams: dict[str, Stream], *, context: Context) -> Stream:
         values, _ = read(streams)

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from flax import nnx
 
+from fusekit.context import Context
 from fusekit.errors import WiringError
-from fusekit.stream import vector
+from fusekit.stream import Stream, vector
 from fusekit_modules.fusion.low_rank_tensor import LowRankTensorSpec
 from fusekit_modules.fusion.multiplicative import MultiplicativeSpec
 from fusekit_modules.fusion.tensor import TensorSpec
@@ -53,6 +55,17 @@ def test_multiplicative_matrix3d():
     spec = MultiplicativeSpec(form="matrix3d", width=3, tokens=2)
     widths = [3, 2]
     check(spec, widths, lambda p, xs: tensors.multiplicative(widths, p, xs).reshape(2, 3))
+
+
+@pytest.mark.parametrize("inputs", [2, 3])
+def test_multiplicative_starts_at_the_scale_of_its_inputs(inputs):
+    """Whatever the widths: each term has variance one, and three inputs make six terms."""
+    signatures = {f"m{k}": vector(64) for k in range(inputs)}
+    module = MultiplicativeSpec(width=64).build(signatures, rngs=nnx.Rngs(0))
+    rng = np.random.default_rng(0)
+    streams = {k: Stream(rng.normal(size=(64, 64)).astype("float32")) for k in signatures}
+    out = module(streams, context=Context()).values
+    np.testing.assert_allclose(np.std(out), (3 * (inputs - 1)) ** 0.5, rtol=0.15)
 
 
 def test_multiplicative_refuses():
