@@ -19,7 +19,10 @@ def bottleneck(
             running[k], after[k] = joined[: len(x)], joined[len(x) :]
         if layer in places:
             z = np.mean(list(after.values()), axis=0)
-    return {f"m{k}": running.get(k, np.zeros((n, width))) for k, n in enumerate(lengths)}
+    out = {f"m{k}": np.zeros((n, width)) for k, n in enumerate(lengths)}
+    for k, x in running.items():
+        out[f"m{k}"][: len(x)] = x
+    return out
 
 
 def route(router: np.ndarray, token: np.ndarray) -> tuple[np.ndarray, float]:

@@ -50,16 +50,19 @@ class Concat(nnx.Module):
 
     def __init__(self, spec: ConcatSpec, inputs: Signatures, *, rngs: nnx.Rngs):
         self.axis, init = spec.axis, initializers.normal(0.02)
-        learned = [s.width for s in inputs.values() if s.optional and spec.absent == "learned"]
-        self.missing = nnx.List([parameter(rngs, init, (w,), ("embed",)) for w in learned])
-        self.learned = tuple(s.optional and spec.absent == "learned" for s in inputs.values())
+        self.missing = nnx.Dict()
+        """By the number of the input, so that one's name does not depend on the others."""
+        for index, signature in enumerate(inputs.values()):
+            if signature.optional and spec.absent == "learned":
+                vector_of = parameter(rngs, init, (signature.width,), ("embed",))
+                self.missing[str(index)] = vector_of
 
     def __call__(self, streams: dict[str, Stream], *, context: Context) -> Stream:
         if self.axis == "sequence":
             return concatenate([stream.clean() for stream in streams.values()])
         values, present = read(streams)
-        missing = iter(self.missing)
-        for index in [index for index, learned in enumerate(self.learned) if learned]:
-            instead = next(missing)[...].astype(values[index].dtype)
-            values[index] = choose(present[:, index], values[index], instead)
+        for index, value in enumerate(values):
+            if str(index) in self.missing:
+                instead = self.missing[str(index)][...].astype(value.dtype)
+                values[index] = choose(present[:, index], value, instead)
         return emit(jnp.concatenate(values, axis=1), streams.values())

@@ -18,7 +18,7 @@ def test_recurrence():
     def reference(p, xs):
         return operators.bottleneck(p, lengths, 3, places, xs)
 
-    streams = [sequence(3, 4, label="m0"), sequence(2, 4, label="m1")]
+    streams = [sequence(3, 4, label="m0", padded=True), sequence(2, 4, label="m1")]
     check(spec, streams, reference, ports=("m0", "m1"))
 
 

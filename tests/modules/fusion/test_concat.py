@@ -6,13 +6,17 @@ import pytest
 from fusekit.errors import WiringError
 from fusekit.stream import sequence, vector
 from fusekit_modules.fusion.concat import ConcatSpec
-from tests.modules.fusion.harness import Case, check
+from tests.modules.fusion.harness import Case, check, filled
 
 
 def by_channel(widths, missing=None):
     def reference(p, xs):
-        parts = [missing(p, k) if missing else np.zeros(w) for k, w in enumerate(widths)]
-        return np.concatenate([xs.get(k, parts[k]) for k in range(len(widths))])
+        return np.concatenate(
+            [
+                xs[k] if k in xs else missing(p, k) if missing else np.zeros(width)
+                for k, width in enumerate(widths)
+            ]
+        )
 
     return reference
 
@@ -22,24 +26,26 @@ def test_channel():
 
 
 def test_channel_learned_vectors_stand_for_the_absent():
-    spec, widths = ConcatSpec(absent="learned"), [3, 2]
-    inputs = {f"m{i}": vector(w, optional=True) for i, w in enumerate(widths)}
-    case = Case(spec, inputs)
-    presence = np.array([[True, False], [False, True], [False, False]])
-    arrays = {"m0": case.rng.normal(size=(3, 3)), "m1": case.rng.normal(size=(3, 2))}
-    out = case.run(arrays, presence)["out"].values
-    one = np.concatenate([arrays["m0"][0], case.parameters["missing.1"]])
-    two = np.concatenate([case.parameters["missing.0"], arrays["m1"][1]])
-    np.testing.assert_allclose(out, [one, two, np.zeros(5)], rtol=1e-12)
-    weights = np.arange(15.0).reshape(3, 5)
-    grads, _ = case.gradients(arrays, presence, {"out": weights})
-    np.testing.assert_allclose(grads["missing.0"], weights[1, :3])
-    np.testing.assert_allclose(grads["missing.1"], weights[0, 3:])
+    reference = by_channel([3, 2, 4], lambda p, k: p[f"missing.{k}"])
+    check(ConcatSpec(absent="learned"), [3, 2, 4], reference)
 
 
-def test_only_optional_inputs_get_a_learned_vector():
+def test_only_optional_inputs_get_a_learned_vector_named_by_their_number():
+    """So that making one input optional renames nobody's parameter."""
     case = Case(ConcatSpec(absent="learned"), {"a": vector(3), "b": vector(2, optional=True)})
-    assert {path: leaf.shape for path, leaf in case.parameters.items()} == {"missing.0": (2,)}
+    assert {path: leaf.shape for path, leaf in case.parameters.items()} == {"missing.1": (2,)}
+
+
+def test_sequence_is_one_after_another():
+    def reference(p, xs):
+        return np.concatenate([filled(xs.get(k), n, 3) for k, n in enumerate([2, 3, 4])])
+
+    streams = [
+        sequence(2, 3, label="m0", padded=True),
+        sequence(3, 3, label="m1"),
+        sequence(4, 3, label="m2", padded=True),
+    ]
+    check(ConcatSpec(axis="sequence"), streams, reference)
 
 
 def test_sequence_turns_absence_into_padding():

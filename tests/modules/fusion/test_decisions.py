@@ -1,6 +1,7 @@
 """Late fusion and the product of experts against float64 references."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -8,7 +9,7 @@ from fusekit.errors import WiringError
 from fusekit.stream import sequence, vector
 from fusekit_modules.fusion.late import LateSpec
 from fusekit_modules.fusion.product_of_experts import ProductOfExpertsSpec
-from tests.modules.fusion.harness import Case, check
+from tests.modules.fusion.harness import Case, check, inputs_of, patterns
 from tests.reference import decisions
 
 PRIOR = (0.5, 0.3, 0.2)
@@ -62,6 +63,37 @@ def test_sample_is_reparameterised():
     np.testing.assert_allclose(draws.var(axis=0), variance, rtol=0.2)
     still = case.call({}, streams, "evaluate")
     np.testing.assert_array_equal(still["sample"].values, still["mean"].values)
+
+
+def test_sample_passes_gradients_to_mean_and_variance():
+    """Against central differences of mean + deviation * noise, the noise held as it fell."""
+    inputs = {"a": vector(4, optional=True), "b": vector(4, optional=True)}
+    case, presence = Case(ProductOfExpertsSpec(), inputs), patterns(2)
+    arrays, weights = inputs_of(case, 4), case.rng.normal(size=(4, 2))
+
+    def reference(arrays, noise):
+        rows = []
+        for b, row in enumerate(presence):
+            xs = {k: array[b] for k, array in enumerate(arrays.values()) if row[k]}
+            one = decisions.product_of_experts(xs, prior=True) if xs else None
+            some = one and one["mean"] + np.exp(one["log_variance"] / 2) * noise[b]
+            rows.append(np.zeros(2) if some is None else some)
+        return np.stack(rows)
+
+    def sample(arrays):
+        return case.plain({}, case.streams(arrays, presence), "train")["sample"].values
+
+    with jax.enable_x64(True):
+        given = {role: jnp.asarray(array) for role, array in arrays.items()}
+        got = np.asarray(sample(given))
+        grads = jax.grad(lambda arrays: jnp.sum(sample(arrays) * weights))(given)
+    noise = got - reference(arrays, np.zeros((4, 2)))
+    noise /= reference(arrays, np.ones((4, 2))) - reference(arrays, np.zeros((4, 2))) + 1e-300
+    for role, array in arrays.items():
+        step = 1e-5 * case.rng.normal(size=array.shape)
+        ahead, behind = (reference({**arrays, role: array + s * step}, noise) for s in (1, -1))
+        want = np.sum((ahead - behind) * weights) / 2
+        np.testing.assert_allclose(np.sum(np.asarray(grads[role]) * step), want, rtol=1e-6, err_msg=role)
 
 
 def test_certain_experts_stay_finite():

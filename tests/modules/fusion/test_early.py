@@ -6,7 +6,7 @@ import pytest
 from fusekit.errors import WiringError
 from fusekit.stream import sequence, vector
 from fusekit_modules.fusion.early import EarlySpec
-from tests.modules.fusion.harness import check
+from tests.modules.fusion.harness import check, filled
 from tests.reference.transformer import tower
 
 LENGTHS = (3, 2)
@@ -21,14 +21,14 @@ def early(p, depth, xs, project):
     mixed = tower(p, "tower", depth, np.concatenate([p["readout.tokens"], *tokens.values()]))
     full, at = [], 1
     for k, length in enumerate(LENGTHS):
-        size = length if k in xs else 0
-        full.append(mixed[at : at + size] if size else np.zeros((length, mixed.shape[1])))
+        size = len(xs.get(k, ()))
+        full.append(filled(mixed[at : at + size], length, mixed.shape[1]))
         at += size
     return {"out": mixed[0], "tokens": np.concatenate(full)}
 
 
 def test_the_trunk_reads_all_tokens():
-    widths = [sequence(n, 4, label=f"m{k}") for k, n in enumerate(LENGTHS)]
+    widths = [sequence(n, 4, label=f"m{k}", padded=k == 0) for k, n in enumerate(LENGTHS)]
     spec = EarlySpec(depth=2, heads=2, hidden=3)
     check(spec, widths, lambda p, xs: early(p, 2, xs, False), ports=("out", "tokens"))
 
