@@ -1,5 +1,7 @@
 """Fusions of vectors, one sample at a time, in float64. `xs` holds the present inputs by index."""
 
+from itertools import pairwise
+
 import numpy as np
 
 Arrays = dict[str, np.ndarray]
@@ -90,16 +92,32 @@ def bilinear(p: Arrays, xs: Inputs, *, form: str, rank: int, epsilon: float) -> 
 def sequential(p: Arrays, count: int, depth: int, xs: Inputs) -> Arrays:
     """Skips by not running the update at all."""
     state = p["start"]
-    steps, changes = [state], []
+    steps, befores = [state], []
     for k in range(count):
+        befores.append(state if k in xs else np.zeros_like(state))
         if k not in xs:
             steps.append(np.zeros_like(state))
             continue
         h = xs[k]
         for layer in range(depth):
             h = np.tanh(affine(p, f"updates.{k}.hidden.{layer}", h))
-        after = affine(p, f"updates.{k}.out", np.concatenate([h, state]))
-        changes.append(np.mean((after - state) ** 2))
-        state = after
+        state = affine(p, f"updates.{k}.out", np.concatenate([h, state]))
         steps.append(state)
-    return {"out": state, "steps": np.stack(steps), "change": np.asarray(np.mean(changes))}
+    return {
+        "out": state,
+        "steps": np.stack(steps),
+        "before": np.stack(befores),
+        "after": np.stack(steps[1:]),
+    }
+
+
+def state_change(states: list[dict[int, np.ndarray]]) -> float:
+    """MultiModN's penalty, corrected: the mean, over all pairs of a sample and a stage that it has,
+    of mean((s_e - s_e-1)^2). `states` holds each sample's states by stage, the start as 0."""
+    total, pairs = 0.0, 0
+    for by_stage in states:
+        stages = sorted(by_stage)
+        for before, after in pairwise(stages):
+            total += float(np.mean((by_stage[after] - by_stage[before]) ** 2))
+            pairs += 1
+    return total / pairs

@@ -66,7 +66,14 @@ def _vectors() -> fusekit.Experiment:
     heads = classifiers(alone_a="a", alone_b="b", **{f"of_{name}": name for name in kinds})
     late = {"type": "late", "inputs": ["alone_a", "alone_b"]}
     fusion = {name: {**fields, "inputs": ["a", "b"]} for name, fields in kinds.items()}
-    change = {"change": {"type": "auxiliary", "input": "chain.change", "weight": 0.1}}
+    change = {
+        "change": {
+            "type": "squared_error",
+            "prediction": "chain.after",
+            "target": "chain.before",
+            "weight": 0.1,
+        }
+    }
     late_loss = {"vote": {"type": "cross_entropy", "prediction": "late", "target": "batch.label"}}
     return declared(
         VECTORS, {"a": EMBED, "b": EMBED}, {**fusion, "late": late}, heads, change | late_loss

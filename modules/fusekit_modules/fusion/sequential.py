@@ -10,8 +10,8 @@ from pydantic import Field
 from fusekit.component import Outputs, Signatures, Width, register
 from fusekit.context import Context
 from fusekit.parameter import parameter
-from fusekit.stream import Signature, Span, Stream, sequence, vector
-from fusekit_modules.fusion._present import choose, emit, masked_mean, read
+from fusekit.stream import Span, Stream, sequence, vector
+from fusekit_modules.fusion._present import choose, emit, read
 from fusekit_modules.fusion._vectors import WidthFusionSpec
 from fusekit_modules.layers.activation import ActivationName, activation
 from fusekit_modules.layers.linear import Linear
@@ -23,8 +23,9 @@ class SequentialSpec(WidthFusionSpec):
 
     Points: `@0` the learned start, `@k` the state after input k, so that a head may read `@..`;
     without a point, the last state. Port `steps`: the states as a sequence, each labelled with its
-    input. Port `change`: the mean squared change of the state. A sample skips the modality it
-    lacks: its state stays, and that step is absent.
+    input. Ports `before` and `after`: the state before and after each input; their `squared_error`
+    is the penalty on changes, a mean over all steps that all samples take. A sample skips the
+    modality it lacks: its state stays, and that step is padding.
     """
 
     least = 1
@@ -40,10 +41,10 @@ class SequentialSpec(WidthFusionSpec):
         optional = all(signature.optional for signature in inputs.values())
         width, spans = self.out_width(inputs), spans_of(inputs)
         steps = sequence(len(spans), width, spans=spans, padded=padded, optional=optional)
-        change = Signature((), optional=optional)
+        change = sequence(len(inputs), width, spans=spans[1:], padded=padded, optional=optional)
         flags = [False, *(signature.optional for signature in inputs.values())]
         states = {f"@{k}": vector(width, optional=flag) for k, flag in enumerate(flags)}
-        return {"out": out, "steps": steps, "change": change, **states}  # pyright: ignore
+        return {"out": out, "steps": steps, "before": change, "after": change, **states}  # pyright: ignore
 
     def build(self, inputs: Signatures, *, rngs: nnx.Rngs) -> "Sequential":
         return Sequential(self, inputs, rngs=rngs)
@@ -88,14 +89,15 @@ class Sequential(nnx.Module):
         for index, (update, value) in enumerate(zip(self.updates, values, strict=True)):
             states.append(choose(present[:, index], update(states[-1], value), states[-1]))
         stacked = jnp.stack(states, axis=1)
-        change = jnp.mean(jnp.diff(stacked, axis=1) ** 2, axis=2)
         padded = any(stream.presence is not None for stream in given)
         mask = jnp.pad(present, ((0, 0), (1, 0)), constant_values=True) if padded else None
         steps = emit(stacked, given).with_(mask=mask, spans=self.spans).clean()
-        change = emit(masked_mean(change, present), given)
+        after = steps.cut(1, steps.length)
+        before = after.with_(values=stacked[:, :-1]).clean()
         presences = [None, *(stream.presence for stream in given)]
         points = {
             f"@{k}": Stream(state, presence=presence).clean()
             for k, (state, presence) in enumerate(zip(states, presences, strict=True))
         }
-        return {"out": emit(states[-1], given), "steps": steps, "change": change, **points}
+        sequences = {"steps": steps, "before": before, "after": after}
+        return {"out": emit(states[-1], given), **sequences, **points}

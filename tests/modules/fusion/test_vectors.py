@@ -1,17 +1,22 @@
 """Fusions of vectors against float64 references."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
+from fusekit.context import Context
 from fusekit.errors import WiringError
 from fusekit.stream import vector
 from fusekit_modules.fusion.attention_weighted import AttentionWeightedSpec
-from fusekit_modules.fusion.bilinear import EPSILON, BilinearSpec
+from fusekit_modules.fusion.bilinear import BilinearSpec
 from fusekit_modules.fusion.expert_gate import ExpertGateSpec
 from fusekit_modules.fusion.gated import GatedSpec
 from fusekit_modules.fusion.sequential import SequentialSpec
 from fusekit_modules.fusion.sum import SumSpec
-from tests.modules.fusion.harness import Case, check
+from fusekit_modules.losses.squared_error import SquaredErrorSpec
+from tests.modules.fusion.harness import Case, by_port, check
 from tests.reference import vectors
 
 WIDTHS = [3, 2, 4]
@@ -63,7 +68,7 @@ def test_expert_gate():
 @pytest.mark.parametrize("form", ["mlb", "mfb"])
 def test_bilinear(form):
     def reference(p, xs):
-        return vectors.bilinear(p, xs, form=form, rank=2, epsilon=EPSILON)
+        return vectors.bilinear(p, xs, form=form, rank=2, epsilon=1e-6)
 
     check(BilinearSpec(form=form, rank=2, width=3), WIDTHS, reference)
 
@@ -74,7 +79,31 @@ def test_sequential(hidden):
         return vectors.sequential(p, 3, len(hidden), xs)
 
     spec = SequentialSpec(width=3, hidden=hidden, activation="tanh")
-    check(spec, WIDTHS, reference, ports=("out", "steps", "change"))
+    check(spec, WIDTHS, reference, ports=("out", "steps", "before", "after"))
+
+
+def test_the_penalty_on_changes_is_pooled_over_steps_and_samples():
+    """A sample with three steps counts thrice as much as one with a single step."""
+    inputs = {f"m{k}": vector(2, optional=True) for k in range(3)}
+    spec = SequentialSpec(width=3)
+    case = Case(spec, inputs)
+    presence = np.array([[1, 1, 1], [0, 0, 1], [1, 0, 1], [0, 0, 0]], bool)
+    arrays = {role: case.rng.normal(size=(4, 2)) * 3 for role in inputs}
+    out, signatures = case.run(arrays, presence), by_port(spec.infer(inputs))
+    states = [
+        {0: case.parameters["start"]}
+        | {k + 1: np.asarray(out["after"].values)[b, k] for k in range(3) if row[k]}
+        for b, row in enumerate(presence)
+    ]
+    loss = SquaredErrorSpec(prediction="chain.after", target="chain.before")  # pyright: ignore
+    given = {"prediction": signatures["after"], "target": signatures["before"]}
+    loss.check(given)
+    streams = {"prediction": out["after"], "target": out["before"]}
+    with jax.enable_x64(True):
+        module = loss.build(given, rngs=nnx.Rngs(0))
+        value = module(streams, rows=jnp.asarray(presence.any(axis=1)), context=Context())
+    got = np.sum(np.asarray(value.total)) / np.sum(np.asarray(value.weight))
+    np.testing.assert_allclose(got, vectors.state_change(states), rtol=1e-12)
 
 
 def test_sequential_steps_are_padding_where_skipped():
