@@ -79,7 +79,7 @@ class Layer(nn.Module):
         self.heads, self.activation = heads, activation
         self.first, self.second = nn.LayerNorm(width, eps=1e-6), nn.LayerNorm(width, eps=1e-6)
         self.query, self.out = nn.Linear(width, width), nn.Linear(width, width)
-        self.key, self.value = nn.Linear(width, width), nn.Linear(width, width)
+        self.key, self.value = nn.Linear(width, width, bias=False), nn.Linear(width, width)
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
     def split(self, x: Tensor) -> Tensor:
@@ -128,18 +128,19 @@ class Pairwise(nn.Module):
         self.norms = nn.ModuleList([nn.LayerNorm(width, eps=1e-6) for _ in range(4)])
         self.width = width
 
-    def sines(self, length: int) -> Tensor:
-        rates = torch.exp(-math.log(1e4) * torch.arange(self.width // 2) / (self.width // 2))
-        angles = torch.arange(length)[:, None] * rates
-        return torch.cat([angles.sin(), angles.cos()], 1)
+    def placed(self, x: Tensor) -> Tensor:
+        half = self.width // 2
+        rates = torch.exp(-math.log(1e4) * torch.arange(half) / (half - 1))
+        angles = torch.arange(1, 1 + x.shape[1])[:, None] * rates
+        return math.sqrt(self.width) * x + torch.cat([angles.sin(), angles.cos()], 1)
 
     def forward(self, *given: Tensor) -> Tensor:
-        xs = [p(x) + self.sines(x.shape[1]) for p, x in zip(self.project, given, strict=True)]
+        xs = [self.placed(p(x)) for p, x in zip(self.project, given, strict=True)]
         last = []
         for k, (x, y) in enumerate((xs, xs[::-1])):
             for layer in self.cross[k]:
                 x = layer(x, y)
-            x = self.norms[k](x)
+            x = self.placed(self.norms[k](x))
             for layer in self.own[k]:
                 x = layer(x)
             last.append(self.norms[2 + k](x)[:, -1])

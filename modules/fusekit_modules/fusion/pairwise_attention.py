@@ -1,8 +1,9 @@
 """Directed cross-modal attention between every two sequences."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 from pydantic import Field
@@ -31,6 +32,12 @@ class PairwiseAttentionSpec(FusionSpec):
     side, goes through self-attention, and is a port under the target's name; `out` is all targets
     pooled, side by side. An absent source is skipped: the target's tokens pass unchanged by
     attention. An absent target is masked: zeros in `out`.
+
+    As in the authors' code, both stages scale their tokens by sqrt(width) and add positions, and
+    sources stay as they were embedded. Unlike it: tokens read ahead unless `causal`, since a whole
+    sequence is there to be classified; masks say what is padding, where that takes a first feature
+    of 0 for it; one rate of dropout serves embedded tokens and branches, with none inside attention
+    and the MLP; and the last residual MLP on `out` is left to a head.
     """
 
     type: Literal["pairwise_attention"] = "pairwise_attention"
@@ -41,7 +48,10 @@ class PairwiseAttentionSpec(FusionSpec):
     include_self: bool = Field(False, description="whether a modality is its own source too")
     positions: Literal["sines", "none"] = Field("sines", description="added after projection")
     pool: Literal["last", "first", "mean"] = Field("last", description="what `out` takes of each")
-    dropout: Rate = Field(0.0, description="rate in residual branches")
+    causal: bool = Field(
+        False, description="whether tokens read no later ones, up to the difference of lengths"
+    )
+    dropout: Rate = Field(0.0, description="rate in residual branches and on embedded tokens")
 
     def infer(self, inputs: Signatures) -> Outputs:
         """A sequence for each input, and their pooled vectors as one."""
@@ -65,17 +75,40 @@ class PairwiseAttentionSpec(FusionSpec):
     def build(self, inputs: Signatures, *, rngs: nnx.Rngs) -> "PairwiseAttention":
         return PairwiseAttention(self, inputs, rngs=rngs)
 
+    @classmethod
+    def examples(cls) -> list[dict[str, Any]]:
+        small = {"width": 4, "heads": 2, "depth": 1, "self_depth": 1}
+        rest = {"include_self": True, "causal": True, "positions": "none", "pool": "mean"}
+        return [{**small, "dropout": 0.1}, {**small, **rest}]
+
 
 def port_names(inputs: Signatures) -> list[str]:
     """A role, or of a reference the node's own name; `batch.image` is `image`."""
     return [role.removeprefix("batch.").split("@")[0].split(".")[0] for role in inputs]
 
 
+def embedded(
+    stream: Stream, positions: Literal["sines", "none"], rate: float, purpose: str, context: Context
+) -> Stream:
+    """sqrt(d) x + positions, which count from 1: `[b, t, d]`."""
+    values = stream.values * stream.width**0.5
+    if positions == "sines":
+        at, width = stream.positions() + 1, stream.width
+        values = values + sinusoidal(at, width, slowest=True, dtype=values.dtype)
+    values = dropout(values, rate, context=context, purpose=purpose)
+    return stream.with_(values=values).clean()
+
+
+def causal_mask(target: int, source: int) -> np.ndarray:
+    """`[t, s]`: token i reads j up to i + |t - s|."""
+    return np.tril(np.ones((target, source), bool), abs(target - source))
+
+
 class Cross(nnx.Module):
     """x + attention(norm(x), norm(y)), then x + mlp(norm(x)); target and source share a norm."""
 
     def __init__(self, spec: PairwiseAttentionSpec, *, rngs: nnx.Rngs):
-        self.dropout = spec.dropout
+        self.dropout, self.causal = spec.dropout, spec.causal
         self.attention_norm = LayerNorm(spec.width, rngs=rngs)
         self.attention = Attention(spec.width, spec.heads, rngs=rngs)
         self.mlp_norm = LayerNorm(spec.width, rngs=rngs)
@@ -83,7 +116,8 @@ class Cross(nnx.Module):
 
     def __call__(self, x: Stream, y: Stream, *, context: Context) -> Stream:
         target, source = (s.with_(values=self.attention_norm(s.values)) for s in (x, y))
-        update = self.attention(target, source, context=context)
+        masks = [jnp.asarray(causal_mask(x.length, y.length))] if self.causal else []
+        update = self.attention(target, source, masks=masks, context=context)
         update = dropout(update, self.dropout, context=context, purpose="attention.dropout")
         x = x.with_(values=x.values + update)
         update = self.mlp(self.mlp_norm(x.values))
@@ -109,7 +143,8 @@ class PairwiseAttention(nnx.Module):
     """`[b, t_k, d_k]` each -> ports `[b, t_k, sources * width]`, out `[b, m * sources * width]`."""
 
     def __init__(self, spec: PairwiseAttentionSpec, inputs: Signatures, *, rngs: nnx.Rngs):
-        self.positions, self.pool, self.names = spec.positions, spec.pool, tuple(port_names(inputs))
+        self.positions, self.pool, self.dropout = spec.positions, spec.pool, spec.dropout
+        self.names = tuple(port_names(inputs))
         axes, widths = ("features", "embed"), [s.width for s in inputs.values()]
         each = [Linear(w, spec.width, axes=axes, bias=False, rngs=rngs) for w in widths]
         self.project, self.pairs, towers = nnx.List(each), nnx.Dict(), []
@@ -118,27 +153,28 @@ class PairwiseAttention(nnx.Module):
             for source in sources:
                 name = f"{target}_{source}"
                 self.pairs[name] = Pair(spec, name, rngs=rngs)
-            width, options = spec.width * len(sources), {"dropout": spec.dropout}
-            options |= {"hidden": 4 * width, "activation": "relu"}
+            width: int = spec.width * len(sources)
+            options: dict[str, Any] = {"dropout": spec.dropout}
+            options |= {"hidden": 4 * width, "activation": "relu", "causal": spec.causal}
             towers.append(Tower(width, spec.heads, depth=spec.self_depth, rngs=rngs, **options))
         self.towers = nnx.List(towers)
 
-    def embed(self, stream: Stream, project: Linear) -> Stream:
-        values = project(stream.clean().values)
-        if self.positions == "sines":
-            table = sinusoidal(stream.positions(), values.shape[-1], dtype=values.dtype)
-            values = values + jnp.broadcast_to(table, values.shape)
-        return stream.with_(values=values).clean()
+    def embed(self, stream: Stream, purpose: str, context: Context) -> Stream:
+        return embedded(stream, self.positions, self.dropout, purpose, context)
 
     def __call__(self, streams: dict[str, Stream], *, context: Context) -> dict[str, Stream]:
         given, out = list(streams.values()), {}
-        x = [self.embed(s, project) for s, project in zip(given, self.project, strict=True)]
+        x = []
+        for number, (stream, project) in enumerate(zip(given, self.project, strict=True)):
+            tokens = stream.with_(values=project(stream.clean().values))
+            x.append(self.embed(tokens, f"embed.{number}", context))
         for target, name in enumerate(self.names):
             found = [
                 self.pairs[f"{target}_{source}"](x[target], x[source], context=context)
                 for source in self.sources[target]
             ]
-            joined = x[target].with_(values=jnp.concatenate(found, axis=2)).clean()
+            joined = x[target].with_(values=jnp.concatenate(found, axis=2))
+            joined = self.embed(joined, f"embed.self_{target}", context)
             tower = self.towers[target]
             out[name] = tower(joined, context=context, name=f"self_{target}").clean()
         pooled = [select_stream(stream, (self.pool,)).clean().values for stream in out.values()]

@@ -20,13 +20,20 @@ class LearnedPositions(nnx.Module):
 
 
 def sinusoidal(
-    positions: Int[Array, "*b t"], width: int, *, dtype: jnp.dtype | type = jnp.float32
+    positions: Int[Array, "*b t"],
+    width: int,
+    *,
+    slowest: bool = False,
+    dtype: jnp.dtype | type = jnp.float32,
 ) -> Float[Array, "*b t d"]:
     """sin(p / 10000^(2 i / width)) for the first half of the channels and cos for the second
-    (Vaswani et al. 2017, section 3.5, with halves in place of turns); an odd last one is 0."""
+    (Vaswani et al. 2017, section 3.5, with halves in place of turns); an odd last one is 0.
+
+    With `slowest` the exponents reach 1, i / (width / 2 - 1), as in tensor2tensor and fairseq.
+    """
     kind = jnp.promote_types(dtype, jnp.float32)
     half = width // 2
-    rates = 10000.0 ** (-jnp.arange(half, dtype=kind) / max(half, 1))
+    rates = 10000.0 ** (-jnp.arange(half, dtype=kind) / max(half - slowest, 1))
     angles = positions[..., None].astype(kind) * rates
     table = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
     if width % 2:

@@ -7,9 +7,9 @@ import pytest
 from fusekit.context import Context
 from fusekit.errors import WiringError
 from fusekit.stream import Stream, sequence, vector
-from fusekit_modules.fusion.pairwise_attention import PairwiseAttentionSpec
+from fusekit_modules.fusion.pairwise_attention import PairwiseAttentionSpec, causal_mask
 from fusekit_modules.fusion.set_attention import SetAttentionSpec
-from tests.modules.fusion.harness import Case, check, compare_values, inputs_of, patterns
+from tests.modules.fusion.harness import Case, check
 from tests.reference import attention_fusion
 
 
@@ -40,19 +40,23 @@ def pairwise_reference(lengths, names, **options):
 
 def test_pairwise_with_unequal_lengths():
     reference = pairwise_reference([3, 2], ["m0", "m1"], depth=2, include_self=False)
-    streams = [sequence(3, 3, label="m0"), sequence(2, 2, label="m1")]
+    streams = [sequence(3, 3, label="m0", padded=True), sequence(2, 2, label="m1")]
     check(PairwiseAttentionSpec(**PAIRWISE), streams, reference, ports=("out", "m0", "m1"))
 
 
 def test_pairwise_with_itself():
-    reference = pairwise_reference([3, 2], ["m0", "m1"], depth=2, include_self=True)
-    inputs = {
-        "m0": sequence(3, 3, label="m0", optional=True),
-        "m1": sequence(2, 2, label="m1", optional=True),
-    }
-    case = Case(PairwiseAttentionSpec(**PAIRWISE, include_self=True), inputs)
-    arrays, ports = inputs_of(case, 4), ("out", "m0", "m1")
-    compare_values(case, arrays, patterns(2), reference, ports)
+    options = {"include_self": True, "causal": True}
+    reference = pairwise_reference([4, 2], ["m0", "m1"], depth=1, pool="mean", **options)
+    streams = [sequence(4, 3, label="m0", padded=True), sequence(2, 2, label="m1", padded=True)]
+    spec = PairwiseAttentionSpec(**{**PAIRWISE, "depth": 1}, pool="mean", **options)
+    check(spec, streams, reference, ports=("out", "m0", "m1"))
+
+
+def test_causal_tokens_read_no_later_ones():
+    """Up to the difference of lengths: the last token of a target reads the whole source."""
+    np.testing.assert_array_equal(causal_mask(2, 3), [[1, 1, 0], [1, 1, 1]])
+    np.testing.assert_array_equal(causal_mask(3, 2), [[1, 1], [1, 1], [1, 1]])
+    np.testing.assert_array_equal(causal_mask(3, 3), np.tril(np.ones((3, 3))))
 
 
 def test_pairwise_of_three_with_padding():
