@@ -3,9 +3,13 @@
 A `Problem` is one thing that is wrong. Checks collect problems and raise them together.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from functools import lru_cache
+
+SHOWN = 100
+"""A message shows so many problems and counts the others; all are in `problems`."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Problem:
       expected: what would have been right, as text.
       nearest: names that exist and resemble what was found.
       position: where it stands, if it came from a file.
+      lacking: whether something is absent, so that a file which could not be read may hold it.
     """
 
     path: tuple[str | int, ...]
@@ -42,6 +47,7 @@ class Problem:
     expected: str = ""
     nearest: tuple[str, ...] = ()
     position: Position | None = None
+    lacking: bool = False
 
     def at(self, position: Position | None) -> "Problem":
         return replace(self, position=position)
@@ -72,7 +78,9 @@ class ProblemsError(FusekitError):
     def __init__(self, problems: Iterable[Problem]):
         self.problems: tuple[Problem, ...] = tuple(problems)
         count = len(self.problems)
-        lines = [str(problem) for problem in self.problems]
+        lines = [str(problem) for problem in self.problems[:SHOWN]]
+        if count > SHOWN:
+            lines.append(f"... and {count - SHOWN} more")
         super().__init__("\n".join([*lines, f"{count} problem{'s' if count != 1 else ''} found"]))
 
 
@@ -115,9 +123,37 @@ class WiringError(FusekitError):
         self.problem = Problem(field, message, str(found), str(expected), nearest)
 
 
+MANY = 100
+"""Of more names only those that differ in one character are near: to compare all takes long."""
+LONG = 100
+"""Of a longer name nothing is near."""
+_LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789_."
+
+
 def nearest(name: str, names: Iterable[str], count: int = 3) -> tuple[str, ...]:
     """Names that resemble `name`, best first."""
-    known: Sequence[str] = sorted(set(names))
-    folded = {other.lower(): other for other in known}
-    close = get_close_matches(name.lower(), list(folded), n=count, cutoff=0.5)
-    return tuple(folded[match] for match in close)
+    if len(name) > LONG:
+        return ()
+    folded = {other.lower(): other for other in sorted(set(names)) if len(other) <= LONG}
+    if len(folded) > MANY:
+        close = list(dict.fromkeys(word for word in _changed(name.lower()) if word in folded))
+    else:
+        close = _close(name.lower(), tuple(folded), count)
+    return tuple(folded[match] for match in close[:count])
+
+
+@lru_cache(maxsize=10_000)
+def _close(name: str, names: tuple[str, ...], count: int) -> list[str]:
+    return get_close_matches(name, names, n=count, cutoff=0.5)
+
+
+def _changed(name: str) -> Iterator[str]:
+    """The name, and it with two characters swapped, or one left out, changed or put in."""
+    yield name
+    for at in range(len(name) + 1):
+        before, after = name[:at], name[at:]
+        yield before + after[1:2] + after[:1] + after[2:]
+        yield before + after[1:]
+        for letter in _LETTERS:
+            yield before + letter + after[1:]
+            yield before + letter + after

@@ -9,8 +9,10 @@ from pathlib import Path as FilePath
 
 from fusekit.config.merge import merge
 from fusekit.config.scalars import show
+from fusekit.config.sections import VERSION
 from fusekit.config.source import decode, parse
 from fusekit.config.tree import Node
+from fusekit.config.validate import DUE
 from fusekit.errors import ConfigError, Position, Problem, nearest
 
 PACKAGE = "fusekit:"
@@ -27,7 +29,7 @@ def shipped() -> FilePath:
 
 class Composer:
     """Reads files and what they extend, each once. `problems` holds what was wrong on the way;
-    `broken` says that some file could not be read at all."""
+    `broken` says that some file could not be read, so that things may be missing."""
 
     def __init__(self) -> None:
         self.problems: list[Problem] = []
@@ -58,6 +60,8 @@ class Composer:
             there = real.exists()
         except (OSError, RuntimeError):
             real, there = path, True
+        except ValueError:
+            real, there = path, False
         if real in self._done:
             return self._done[real]
         steps = ("extends",) if asked else ()
@@ -108,6 +112,7 @@ class Composer:
                     position=root.position,
                 )
             )
+        self._version(root)
         fields = dict(root.fields)
         extends = fields.pop("extends", None)
         base = Node({}, root.position)
@@ -118,10 +123,25 @@ class Composer:
                 base = merge(base, asked)
         return merge(base, Node(fields, root.position))
 
+    def _version(self, root: Node) -> None:
+        """Every file says for which version of the language it is written."""
+        node = root.fields.get("version")
+        if node is None or node.value is None:
+            message, due = "`version` is missing", f"version: {VERSION}"
+            self.problems.append(Problem((), message, expected=due, position=root.position))
+        elif node.value != VERSION or type(node.value) is not int:
+            found = "a list or mapping" if isinstance(node.value, list | dict) else show(node.value)
+            close = nearest(node.value, [str(VERSION)]) if isinstance(node.value, str) else ()
+            problem = Problem(("version",), DUE, found, str(VERSION), close, node.position)
+            self.problems.append(problem)
+
     def _entries(self, extends: Node | None) -> list[Node]:
         if extends is None or extends.value is None:
             return []
         entries = extends.items if isinstance(extends.value, list) else [extends]
+        if not entries:
+            message, due = "names no file", "a path, or a list of paths"
+            self.fail(Problem(("extends",), message, "[]", due, position=extends.position))
         for entry in entries:
             if not isinstance(entry.value, str) or not entry.value:
                 self.fail(
@@ -174,6 +194,6 @@ def _neighbours(path: FilePath) -> tuple[str, ...]:
     """Files beside a missing one that resemble it."""
     try:
         names = [file.name for file in path.parent.iterdir() if file.suffix in (".yaml", ".yml")]
-    except OSError:
+    except (OSError, ValueError):
         return ()
     return nearest(path.name, names)

@@ -8,7 +8,7 @@ from pathlib import Path as FilePath
 from fusekit.config import tree
 from fusekit.config.compose import PACKAGE, Composer, shipped
 from fusekit.config.overrides import apply
-from fusekit.config.spec import VERSION, Experiment
+from fusekit.config.spec import Experiment
 from fusekit.config.tree import Node, Path
 from fusekit.config.validate import KeyProblem
 from fusekit.errors import ConfigError, Position, Problem
@@ -85,21 +85,23 @@ def loads(
 
 
 def _finish(composer: Composer, root: Node, overrides: tuple[str, ...]) -> Loaded:
-    files = tuple(composer.files)
+    files, problems = tuple(composer.files), composer.problems
     if composer.broken:
-        raise ConfigError(placed(composer.problems, root, files))
+        problems += [problem for problem in _wrong(root, problems)[1] if not problem.lacking]
+        raise ConfigError(placed(problems, root, files))
     root, wrong = apply(root, overrides)
-    problems = [*composer.problems, *wrong]
-    version = root.fields.get("version")
-    if version is None or version.value is None:
-        message, due = "`version` is missing", f"version: {VERSION}"
-        problems.append(Problem((), message, expected=due, position=root.position))
-    experiment = None
-    try:
-        experiment = Experiment.of(tree.plain(root))  # pyright: ignore[reportArgumentType]
-    except ConfigError as error:
-        said = {problem.path for problem in problems if problem.path}
-        problems += [problem for problem in error.problems if problem.path not in said]
+    problems += wrong
+    experiment, wrong = _wrong(root, problems)
+    problems += wrong
     if problems or experiment is None:
         raise ConfigError(placed(problems, root, files))
     return Loaded(experiment, root, files, overrides)
+
+
+def _wrong(root: Node, told: Iterable[Problem]) -> tuple[Experiment | None, list[Problem]]:
+    """The experiment, and what is wrong with it beyond what is already told."""
+    try:
+        return Experiment.of(tree.plain(root)), []  # pyright: ignore[reportArgumentType]
+    except ConfigError as error:
+        said = {problem.path for problem in told if problem.path}
+        return None, [problem for problem in error.problems if problem.path not in said]

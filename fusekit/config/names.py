@@ -6,7 +6,7 @@ from typing import Any
 
 from fusekit.config.reference import NAME
 from fusekit.config.scalars import show
-from fusekit.config.sections import NODES, RESERVED, SECTIONS
+from fusekit.config.sections import NODES, RESERVED, RESERVED_NODES, SECTIONS
 from fusekit.config.validate import NAME_WORDS, KeyProblem
 from fusekit.config.words import one_of
 from fusekit.errors import Problem, nearest
@@ -19,6 +19,8 @@ def check(sections: Mapping[str, Any]) -> Iterator[Problem]:
     taken: dict[str, str] = {}
     for section in SECTIONS:
         entries = sections.get(section)
+        nodes = section == "modalities" or section in NODES
+        reserved = RESERVED | RESERVED_NODES if nodes else RESERVED
         for name in entries if isinstance(entries, Mapping) else ():
             if not isinstance(name, str) or not _NAME.match(name):
                 yield KeyProblem(
@@ -27,8 +29,8 @@ def check(sections: Mapping[str, Any]) -> Iterator[Problem]:
                     show(name),
                     NAME_WORDS,
                 )
-            elif name in RESERVED:
-                message = f"`{name}` is reserved: it stands for {RESERVED[name]}"
+            elif name in reserved:
+                message = f"`{name}` is reserved: it stands for {reserved[name]}"
                 yield KeyProblem((section, name), message, expected="another name")
             elif section in NODES:
                 if name in taken:
@@ -46,8 +48,8 @@ def _selected(sections: Mapping[str, Any]) -> Iterator[Problem]:
     if isinstance(chosen, str) and isinstance(metrics, Mapping) and chosen not in metrics:
         due = one_of(metrics) if metrics else "a metric, but there are none"
         message = "there is no metric of this name"
-        path = ("train", "select")
-        yield Problem(path, message, show(chosen), due, nearest(chosen, metrics))
+        close = nearest(chosen, map(str, metrics))
+        yield Problem(("train", "select"), message, show(chosen), due, close, lacking=True)
 
 
 def _provided(sections: Mapping[str, Any]) -> Iterator[Problem]:
@@ -67,5 +69,5 @@ def _provided(sections: Mapping[str, Any]) -> Iterator[Problem]:
                     close = nearest(modality, map(str, modalities))
                     step = index if listed else modality
                     message = "there is no modality of this name"
-                    found = show(modality)
-                    yield KeyProblem(("data", name, field, step), message, found, due, close)
+                    path, found = ("data", name, field, step), show(modality)
+                    yield KeyProblem(path, message, found, due, close, lacking=True)

@@ -5,10 +5,11 @@ that of two for one path the later wins. A key that holds a dot is written in do
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from fusekit.config.merge import merge
 from fusekit.config.sections import OTHER, SECTIONS
+from fusekit.config.shape import stranger
 from fusekit.config.source import parse
 from fusekit.config.tree import Node, Path, locate
 from fusekit.errors import Position, Problem, nearest
@@ -25,7 +26,7 @@ def apply(root: Node, overrides: Iterable[str]) -> tuple[Node, list[Problem]]:
         position = Position(f"--set {text}", 0, 0)
         wrong = _add(change, text, position)
         problems += [problem.at(position) for problem in wrong]
-    problems += _strangers(root, change)
+    problems += [*_strangers(root, change), *_into_lists(root, change)]
     return (root, problems) if problems else (merge(root, change), [])
 
 
@@ -80,24 +81,33 @@ def _split(text: str) -> tuple[tuple[str, ...] | None, bool, str]:
 
 
 def _strangers(root: Node, change: Node) -> list[Problem]:
-    """Complains of paths into entries that do not exist."""
-    problems = []
-
-    def stranger(path: Path, node: Node, message: str, names: Iterable[str]) -> None:
-        close = nearest(str(path[-1]), names)
-        problems.append(Problem(path, message, nearest=close, position=locate(node, ())))
-
+    """Complains of paths into sections and entries that do not exist."""
+    problems: list[Problem] = []
     for section, entries in change.fields.items():
+        where = locate(entries, ())
         if section not in SECTIONS:
             if section not in OTHER:
-                message = f"there is no section `{section}`"
-                stranger((section,), entries, message, (*SECTIONS, *OTHER))
+                problems.append(stranger(section).at(where))
             continue
         have = root.fields[section].fields if section in root.fields else {}
         for name, entry in entries.fields.items():
-            if name in have or "type" in entry.fields or entry.value is None:
+            if name in have or "type" in entry.fields or not isinstance(entry.value, dict):
                 continue
-            if isinstance(entry.value, dict):
-                message = f"`{section}` has no `{name}` to change; a new one needs a `type`"
-                stranger((section, name), entry, message, have)
+            message = f"`{section}` has no `{name}` to change; a new one needs a `type`"
+            close, where = nearest(name, have), locate(entry, ())
+            problems.append(Problem((section, name), message, nearest=close, position=where))
     return problems
+
+
+def _into_lists(root: Node, change: Node, path: Path = ()) -> Iterator[Problem]:
+    """Complains of paths into lists: a list is replaced whole."""
+    for name, child in change.fields.items():
+        there, here = root.fields.get(name), (*path, name)
+        if there is None:
+            continue
+        if isinstance(there.value, list) and child.fields and child.position is None:
+            message = f"`{name}` is a list, and lists are replaced whole"
+            due = f"{'.'.join(map(str, here))}=[...]"
+            yield Problem(here, message, expected=due, position=locate(child, ()))
+        else:
+            yield from _into_lists(there, child, here)

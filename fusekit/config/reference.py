@@ -10,20 +10,21 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
+from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
 INPUT = -1
 """The layer index that stands for `@input`, once a point is resolved."""
 
 NAME = r"[A-Za-z_][A-Za-z0-9_]*"
-_INT = r"-?\d+"
-POINT = rf"(?:input|{_INT}(?:\+{_INT})*|(?:{_INT})?\.\.(?:{_INT})?(?:/\d+)?)"
+_COUNT = r"[0-9]{1,9}"
+_INT = rf"-?{_COUNT}"
+POINT = rf"(?:input|{_INT}(?:\+{_INT})*|(?:{_INT})?\.\.(?:{_INT})?(?:/{_COUNT})?)"
 PATTERN = rf"^{NAME}(?:@{POINT})?(?:\.{NAME})*$"
 PLACE_PATTERN = rf"^{NAME}(?:\.{NAME})?@{POINT}$"
 
-_REFERENCE = re.compile(rf"^({NAME})(?:@({POINT}))?((?:\.{NAME})*)$")
-_PLACE = re.compile(rf"^({NAME}(?:\.{NAME})?)@({POINT})$")
-_RANGE = re.compile(rf"^({_INT})?\.\.({_INT})?(?:/(\d+))?$")
+_REFERENCE = re.compile(rf"^({NAME})(?:@({POINT}))?((?:\.{NAME})*)\Z")
+_PLACE = re.compile(rf"^({NAME}(?:\.{NAME})?)@({POINT})\Z")
+_RANGE = re.compile(rf"^({_INT})?\.\.({_INT})?(?:/({_COUNT}))?\Z")
 
 
 class PointError(ValueError):
@@ -125,7 +126,8 @@ PlaceRef = Annotated[
     PlainSerializer(_text),
     WithJsonSchema({"type": "string", "pattern": PLACE_PATTERN, "title": "Place"}),
 ]
-Refs = tuple[Ref, ...] | dict[str, Ref]
+Role = Annotated[str, Field(pattern=f"^{NAME}$")]
+Refs = tuple[Ref, ...] | dict[Role, Ref]
 Places = tuple[PlaceRef, ...]
 
 
@@ -136,12 +138,17 @@ def as_places(value: Any) -> Any:
 
 Into = Annotated[
     Places,
+    Field(min_length=1),
     BeforeValidator(as_places),
     WithJsonSchema(
         {
             "anyOf": [
                 {"type": "string", "pattern": PLACE_PATTERN},
-                {"type": "array", "items": {"type": "string", "pattern": PLACE_PATTERN}},
+                {
+                    "type": "array",
+                    "items": {"type": "string", "pattern": PLACE_PATTERN},
+                    "minItems": 1,
+                },
             ]
         }
     ),

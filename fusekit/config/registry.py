@@ -7,7 +7,8 @@ registered its components. Nothing in a config is ever imported.
 """
 
 from collections.abc import Callable, Iterator
-from importlib.metadata import entry_points
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, TypeVar, cast, get_args
 
 if TYPE_CHECKING:
@@ -52,12 +53,18 @@ def register(component: C) -> C:
     return cast(C, component)
 
 
+@cache
+def _points() -> tuple[EntryPoint, ...]:
+    """What is installed, looked up once: it takes milliseconds, and every check asks."""
+    return tuple(entry_points(group=GROUP))
+
+
 def load_plugins() -> dict[str, str]:
     """Imports every package of the entry-point group once; returns {entry point: package}.
 
     Raises `ImportError` if a package states another contract version than `CONTRACT`.
     """
-    for point in entry_points(group=GROUP):
+    for point in _points():
         if point.name in _loaded:
             continue
         package = point.load()

@@ -18,8 +18,8 @@ from fusekit.config.mesh import Mesh
 from fusekit.config.meta import Meta
 from fusekit.config.reference import NAME
 from fusekit.config.registry import SLOTS, components, walk
-from fusekit.config.sections import RESERVED, SECTIONS
-from fusekit.config.spec import VERSION, Experiment
+from fusekit.config.sections import NODES, RESERVED, RESERVED_NODES, SECTIONS, VERSION
+from fusekit.config.spec import Experiment
 from fusekit.config.train import Group, Train
 from fusekit.config.union import SLOT_KEY
 
@@ -48,15 +48,16 @@ def json_schema() -> Schema:
         "properties": {
             "extends": {
                 "description": "configs that this one changes; the later wins",
-                "anyOf": [extends, {"type": "array", "items": extends}],
+                "anyOf": [extends, {"type": "array", "items": extends, "minItems": 1}],
             },
             "version": {"const": VERSION, "description": "of the language"},
             **{name: {"description": it["description"]} for name, it in whole.items()},
         },
+        "required": ["version"],
         "additionalProperties": False,
         "if": {"required": ["extends"]},
         "then": {"properties": partial},
-        "else": {"properties": whole, "required": ["version"]},
+        "else": {"properties": whole},
         "$defs": dict(sorted(definitions.items())),
     }
 
@@ -147,10 +148,12 @@ def _sections(definitions: dict[str, Schema], suffix: str) -> dict[str, Schema]:
     found: dict[str, Schema] = {}
     for section, field in Experiment.model_fields.items():
         if section in SECTIONS:
+            nodes = section == "modalities" or section in NODES
+            reserved = [*RESERVED, *(RESERVED_NODES if nodes else ())]
             found[section] = {
                 "description": field.description,
                 "type": ["object", "null"],
-                "propertyNames": {"pattern": f"^{NAME}$", "not": {"enum": list(RESERVED)}},
+                "propertyNames": {"pattern": f"^{NAME}$", "not": {"enum": reserved}},
                 "additionalProperties": {"$ref": f"#/$defs/{SECTIONS[section]}{suffix}"},
             }
         elif section != "version":

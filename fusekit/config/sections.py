@@ -2,6 +2,9 @@
 
 from fusekit.config.tree import Path
 
+VERSION = 1
+"""Of the language. Every file gives it."""
+
 SECTIONS = {
     "modalities": "modality",
     "encoders": "encoder",
@@ -23,6 +26,28 @@ OTHER = ("version", "train", "mesh", "meta")
 RESERVED = {"batch": "what comes from data"}
 """Names that no entry may take, and what they stand for."""
 
+_RULE = "a rule of what tokens see"
+RESERVED_NODES = {
+    "input": "what enters layer 0",
+    **dict.fromkeys(("all", "none", "causal", "item", "latest"), _RULE),
+}
+"""Names that no modality and no node may take besides, and what they stand for."""
+
+LATER = {
+    "parts": "",
+    "stages": "train, which is one stage",
+    "tasks": "losses, whose objective is the sum, each times its weight",
+    "turns": "",
+    "like": "the size, written out",
+    "attend": "",
+    "tag": "",
+    "interleaved": "",
+    "next_token": "",
+    "subset": "",
+    "mask": "",
+}
+"""Sections, fields and types of the design that are not there yet, and what to write instead."""
+
 ENTRY = {slot: section for section, slot in SECTIONS.items()}
 """The section of a slot, for those that have one."""
 
@@ -35,6 +60,11 @@ def slot_at(path: Path) -> str | None:
     if len(path) == 2 and path[0] in SECTIONS:
         return SECTIONS[str(path[0])]
     return SINGLE.get((str(path[0]), str(path[1]))) if len(path) == 2 else None
+
+
+def later(name: str) -> str:
+    """What to say of a name that the language knows and this version does not."""
+    return f"`{name}` is part of the language, not in this version"
 
 
 def null_is_a_value(path: Path) -> bool:

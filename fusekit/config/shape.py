@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from fusekit.config.scalars import show
-from fusekit.config.sections import OTHER, SECTIONS
+from fusekit.config.sections import LATER, OTHER, SECTIONS, later
 from fusekit.config.union import article, read
 from fusekit.config.validate import KeyProblem
 from fusekit.errors import Problem, nearest
@@ -20,7 +20,7 @@ def tidied(sections: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
     problems: list[Problem] = []
     for section, value in sections.items():
         if section not in SECTIONS and section not in OTHER:
-            problems.append(_stranger(section))
+            problems.append(stranger(section))
         elif value is None:
             continue
         elif section not in SECTIONS:
@@ -33,7 +33,8 @@ def tidied(sections: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
                 if entry is None:
                     message = f"`{name}` is null, and there is no such entry to delete"
                     close = nearest(str(name), _others(value, name))
-                    problems.append(KeyProblem((section, name), message, nearest=close))
+                    path = (section, name)
+                    problems.append(KeyProblem(path, message, nearest=close, lacking=True))
                 elif isinstance(entry, Mapping) and "type" not in entry:
                     _, (problem,) = read(SECTIONS[section], entry)
                     close = (*problem.nearest, *nearest(str(name), _others(value, name)))
@@ -47,11 +48,14 @@ def _others(entries: Mapping[str, Any], name: str) -> list[str]:
     return [str(other) for other in entries if other != name]
 
 
-def _stranger(section: str) -> Problem:
+def stranger(section: str) -> Problem:
+    """Complains of a section that does not exist."""
     known = (*SECTIONS, *OTHER, "extends")
     if section == "extends":
         message = "`extends` belongs to files: in Python, build from what was loaded"
         return KeyProblem((section,), message)
+    if section in LATER:
+        return KeyProblem((section,), later(section), expected=LATER[section])
     return KeyProblem(
         (section,),
         f"there is no section `{section}`",

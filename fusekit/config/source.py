@@ -2,7 +2,8 @@
 
 A config is data: mappings, lists and scalars. What YAML has beyond that (tags, anchors, aliases,
 merge keys, several documents) is refused, as are duplicate keys, keys that are not text, nesting
-deeper than 32 and text longer than 1 MiB. Everything that is wrong is reported at once.
+deeper than 32, more than 30 000 keys and values, and text longer than 1 MiB. Everything that is
+wrong is reported at once.
 """
 
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from fusekit.errors import ConfigError, Position, Problem
 
 DEPTH = 32
 BYTES = 1 << 20
+VALUES = 30_000
 PROBLEMS = 50
 """Reading stops after so many problems."""
 
@@ -68,6 +70,7 @@ class _Reader:
     frames: list[_Frame] = field(default_factory=list)
     root: Node | None = None
     documents: int = 0
+    values: int = 0
 
     def position(self, mark: Any) -> Position:
         return self.single or Position(self.file, mark.line + 1, mark.column + 1)
@@ -102,12 +105,20 @@ class _Reader:
                 self.add(Node(None, self.position(event.start_mark)))
             case "ScalarEvent":
                 self.bare(event)
+                self.count(event)
                 key = bool(self.frames) and self.frames[-1].key_next
                 self.add(self.name(event) if key else self.scalar(event))
             case "MappingStartEvent" | "SequenceStartEvent":
                 self.open(event)
             case "MappingEndEvent" | "SequenceEndEvent":
                 self.add(self.frames.pop().finish())
+
+    def count(self, event: Any) -> None:
+        """Refuses more values and keys than a config needs."""
+        self.values += 1
+        if self.values > VALUES:
+            self.complain(event.start_mark, f"a config holds at most {VALUES} keys and values")
+            raise _StopError
 
     def add(self, node: Node) -> None:
         if self.frames:
@@ -142,6 +153,7 @@ class _Reader:
 
     def open(self, event: Any) -> None:
         self.bare(event)
+        self.count(event)
         if len(self.frames) >= DEPTH:
             self.complain(
                 event.start_mark,

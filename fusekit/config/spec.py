@@ -20,19 +20,18 @@ from fusekit.component import (
     ModalitySpec,
     SourceSpec,
 )
+from fusekit.config import extent
 from fusekit.config.mesh import Mesh
 from fusekit.config.meta import Meta
 from fusekit.config.names import check
 from fusekit.config.scalars import show
-from fusekit.config.sections import SECTIONS
+from fusekit.config.sections import SECTIONS, VERSION
 from fusekit.config.shape import tidied
 from fusekit.config.train import Section, Train
 from fusekit.config.tree import Path
 from fusekit.config.union import OneOf
 from fusekit.config.validate import scalars, tidy, translate
 from fusekit.errors import ConfigError, Problem
-
-VERSION = 1
 
 
 class Experiment(Section):
@@ -72,6 +71,8 @@ class Experiment(Section):
     )
 
     def __init__(self, /, **sections: Any):
+        if problems := list(extent.check(sections)):
+            raise ConfigError(problems)
         clean, problems = tidied(sections)
         problems += [*check(clean), *scalars(type(self), clean)]
         try:

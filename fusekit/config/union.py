@@ -12,7 +12,7 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from fusekit.config.registry import SLOTS, components
-from fusekit.config.sections import ENTRY
+from fusekit.config.sections import ENTRY, LATER, later
 from fusekit.errors import Problem, nearest
 
 if TYPE_CHECKING:
@@ -80,7 +80,8 @@ def read(slot: str, value: Any) -> "tuple[Component | None, list[Problem]]":
         return None, [Problem((), message, show(value), _choice(known))]
     if "type" not in value:
         close = ("type",) if any(nearest("type", [str(key)]) for key in value) else ()
-        return None, [Problem((), "`type` is missing", expected=_choice(known), nearest=close)]
+        message, due = "`type` is missing", _choice(known)
+        return None, [Problem((), message, expected=due, nearest=close, lacking=True)]
     name = value["type"]
     if not isinstance(name, str) or name not in known:
         return None, [_unknown(slot, name, known)]
@@ -99,6 +100,8 @@ def _unknown(slot: str, name: Any, known: Mapping[str, Any]) -> Problem:
     if not isinstance(name, str):
         return Problem(("type",), "`type` is the name of a component", show(name), _choice(known))
     homes = [other for other in SLOTS if other != slot and name in components(other)]
+    if name in LATER and not homes:
+        return Problem(("type",), later(name), show(name), _choice(known))
     message = f"there is no {slot} of this type"
     if homes:
         message = f"`{name}` is {article(homes[0])} and not {article(slot)}"

@@ -20,6 +20,7 @@ from fusekit.config import words
 from fusekit.config.reference import Place, Reference
 from fusekit.config.registry import components
 from fusekit.config.scalars import show
+from fusekit.config.sections import LATER, later
 from fusekit.config.tree import Path
 from fusekit.config.union import CARRIER, OneOf
 from fusekit.errors import Problem, nearest
@@ -57,11 +58,12 @@ def translate(error: ValidationError, model: type[BaseModel], data: Any) -> list
     found: list[tuple[Path, Mapping[str, Any]]] = []
     for detail in error.errors(include_url=False):
         found.append((_place(data, detail["loc"], detail["type"]), detail))
+    enclosing = {path[:count] for path, _ in found for count in range(len(path))}
     problems: list[Problem] = []
     for path, detail in found:
         if detail["type"] == CARRIER:
             problems += [problem.under(*path) for problem in detail["ctx"]["it"]]
-        elif detail["type"] in _NAMED or not any(_within(path, other) for other, _ in found):
+        elif detail["type"] in _NAMED or path not in enclosing:
             problems.append(_problem(path, detail, model, data))
     return problems
 
@@ -75,10 +77,6 @@ def tidy(problems: list[Problem]) -> list[Problem]:
     for problem in problems:
         first.setdefault(problem.path, problem)
     return list(first.values())
-
-
-def _within(path: Path, other: Path) -> bool:
-    return len(other) > len(path) and other[: len(path)] == path
 
 
 def _place(data: Any, location: Sequence[str | int], kind: str) -> Path:
@@ -129,7 +127,7 @@ def _problem(path: Path, detail: Mapping[str, Any], model: type[BaseModel], data
         due = words.expected(words.at(model, path, data))
         if field is not None and field.description:
             due += f" ({field.description})"
-        return Problem(path, f"`{path[-1]}` is missing", expected=due)
+        return Problem(path, f"`{path[-1]}` is missing", expected=due, lacking=True)
     if kind == "extra_forbidden":
         return _extra(path, owner)
     value = _value(data, path)
@@ -139,7 +137,7 @@ def _problem(path: Path, detail: Mapping[str, Any], model: type[BaseModel], data
     if kind == "value_error":
         message = str(detail["ctx"]["error"])
         if not path or words.model_at(model, path, data):
-            return Problem(path, message)
+            return Problem(path, message, lacking=True)
         own = any(kind in (Reference, Place) for kind, _ in words.flat(words.at(model, path, data)))
         return Problem(path, DUE if own else message, show(value), due)
     if kind in ("too_short", "too_long", "string_too_short", "string_too_long"):
@@ -158,7 +156,8 @@ def _tag(path: Path, value: Any, names: list[str]) -> Problem:
     """A `type` that tells nested models apart is missing or unknown."""
     if not isinstance(value, Mapping) or "type" not in value:
         close = ("type",) if isinstance(value, Mapping) and nearest("type", map(str, value)) else ()
-        return Problem(path, "`type` is missing", "", words.one_of(names), close)
+        due = words.one_of(names)
+        return Problem(path, "`type` is missing", expected=due, nearest=close, lacking=True)
     name = value["type"]
     close = nearest(name, names) if isinstance(name, str) else ()
     message = "there is no such type"
@@ -185,6 +184,8 @@ def _extra(path: Path, owner: type[BaseModel]) -> Problem:
     if slot:
         homes = [other for other, spec in components(slot).items() if name in spec.model_fields]
     close = nearest(name, owner.model_fields)
+    if name in LATER and not homes:
+        return KeyProblem(path, later(name), expected=LATER[name])
     if homes:
         shown = ", ".join(homes[:4]) + (", …" if len(homes) > 4 else "")
         message += f"; it belongs to {shown}"

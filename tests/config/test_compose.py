@@ -43,7 +43,7 @@ def problems(folder: Path, name: str, *overrides: str) -> list[str]:
 
 def over(text: str, folder: Path) -> Loaded:
     write(folder, base=BASE)
-    return loads("extends: base.yaml\n" + text, "top", folder=folder)
+    return loads(f"extends: base.yaml\n{text}\nversion: 1\n", "top", folder=folder)
 
 
 def test_deep_merge_and_positions(tmp_path: Path):
@@ -90,7 +90,7 @@ def test_steps_take_epochs_away_and_the_reverse(tmp_path: Path):
 
 
 def test_several_bases_the_later_wins(tmp_path: Path):
-    write(tmp_path, a="train: {seed: 1, batch: 2}", b="train: {seed: 3}")
+    write(tmp_path, a="version: 1\ntrain: {seed: 1, batch: 2}", b="version: 1\ntrain: {seed: 3}")
     loaded = loads("version: 1\nextends: [a.yaml, b.yaml]", "top", folder=tmp_path)
     assert (loaded.experiment.train.seed, loaded.experiment.train.batch) == (3, 2)
 
@@ -99,9 +99,9 @@ def test_a_diamond_is_no_circle(tmp_path: Path):
     write(
         tmp_path,
         a="version: 1",
-        b="extends: a.yaml",
-        c="extends: a.yaml",
-        d="extends: [b.yaml, c.yaml]",
+        b="version: 1\nextends: a.yaml",
+        c="version: 1\nextends: a.yaml",
+        d="version: 1\nextends: [b.yaml, c.yaml]",
     )
     assert load(tmp_path / "d.yaml").experiment.version == 1
 
@@ -109,22 +109,28 @@ def test_a_diamond_is_no_circle(tmp_path: Path):
 def test_many_diamonds_take_no_time(tmp_path: Path):
     write(tmp_path, f0="version: 1")
     for index in range(1, 25):
-        write(tmp_path, **{f"f{index}": f"extends: [f{index - 1}.yaml, f{index - 1}.yaml]"})
+        twice = f"version: 1\nextends: [f{index - 1}.yaml, f{index - 1}.yaml]"
+        write(tmp_path, **{f"f{index}": twice})
     assert len(load(tmp_path / "f24.yaml").files) == 25
 
 
 def test_circles_and_long_chains(tmp_path: Path):
-    write(tmp_path, a="extends: b.yaml", b="extends: a.yaml", me="extends: me.yaml")
+    head = "version: 1\nextends: "
+    write(tmp_path, a=f"{head}b.yaml", b=f"{head}a.yaml", me=f"{head}me.yaml")
     assert problems(tmp_path, "a") == ["files extend one another in a circle"]
     assert problems(tmp_path, "me") == ["files extend one another in a circle"]
     write(tmp_path, f0="version: 1")
     for index in range(1, 40):
-        write(tmp_path, **{f"f{index}": f"extends: f{index - 1}.yaml"})
+        write(tmp_path, **{f"f{index}": f"{head}f{index - 1}.yaml"})
     assert problems(tmp_path, "f39") == ["more than 32 files extend one another"]
 
 
 def test_missing_files(tmp_path: Path):
-    write(tmp_path, base=BASE, a="extends: [bsae.yaml, /etc/passwd, 3, 'fusekit:../x.yaml']")
+    write(
+        tmp_path,
+        base=BASE,
+        a="extends: [bsae.yaml, /etc/passwd, 3, 'fusekit:../x.yaml']\nversion: 1",
+    )
     with pytest.raises(ConfigError) as caught:
         load(tmp_path / "a.yaml")
     found = {problem.message: problem for problem in caught.value.problems}
@@ -144,9 +150,9 @@ def test_the_configs_of_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (shipped / "base").mkdir(parents=True)
     (shipped / "zoo").mkdir()
     write(shipped / "base", tiny="version: 1\ntrain: {seed: 5}")
-    write(shipped / "zoo", one="extends: ../base/tiny.yaml")
+    write(shipped / "zoo", one="version: 1\nextends: ../base/tiny.yaml")
     monkeypatch.setattr(compose, "shipped", lambda: shipped)
-    loaded = loads("extends: fusekit:zoo/one.yaml")
+    loaded = loads("version: 1\nextends: fusekit:zoo/one.yaml")
     assert loaded.experiment.train.seed == 5
     assert loaded.files == ("<text>", "fusekit:zoo/one.yaml", "fusekit:base/tiny.yaml")
     assert compose.shipped() == shipped
@@ -283,7 +289,9 @@ def test_the_order_of_overrides_does_not_matter(tmp_path: Path):
         ("train.batch=&x 3", "anchors are not part of the language", ()),
         ("train.clip={a: 1, a: 2}", "`a` is given twice", ()),
         ("extends=a.yaml", "a config cannot be given another base", ()),
-        ("modalities.image.shape.0=4", "is not what is due here", ()),
+        ("modalities.image.shape.0=4", "`shape` is a list, and lists are replaced whole", ()),
+        ("fusion.cross.inputs.0=text", "`inputs` is a list, and lists are replaced whole", ()),
+        ("parts.a.of=text", "`parts` is part of the language, not in this version", ()),
     ],
 )
 def test_overrides_that_fail(tmp_path: Path, override: str, message: str, nearest: tuple[str, ...]):

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from fusekit.config.source import BYTES, parse
+from fusekit.config.source import BYTES, VALUES, parse
 from fusekit.config.tree import locate, plain
 from fusekit.errors import Position
 
@@ -149,6 +149,11 @@ def test_depth():
 def test_size():
     assert messages("#" * BYTES) == []
     assert messages("#" * (BYTES + 1)) == [f"a config is at most {BYTES} bytes long"]
+
+
+def test_how_much_one_file_holds():
+    assert messages("[" + "1," * (VALUES - 1) + "]") == []
+    assert messages("[" + "1," * VALUES + "]") == ["a config holds at most 30000 keys and values"]
 
 
 def test_an_alias_bomb_is_refused_before_it_grows():
