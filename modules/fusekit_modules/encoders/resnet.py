@@ -10,11 +10,11 @@ from pydantic import Field
 
 from fusekit.component import Count, Coupling, Signatures, StackSpec, Width, register
 from fusekit.context import Context
-from fusekit.errors import WiringError
 from fusekit.layered import Edits, LayerOutput
 from fusekit.stream import Signature, Stream
+from fusekit_modules.encoders._maps import check_groups, check_map, check_odd, scaled
 from fusekit_modules.layers.edits import refuse
-from fusekit_modules.layers.entry import only, spans_of
+from fusekit_modules.layers.entry import only
 from fusekit_modules.layers.residual import ConvNorm, ConvNormName, Residual
 
 
@@ -49,29 +49,14 @@ class ResnetSpec(StackSpec):
         return len(self.stages)
 
     def infer_start(self, inputs: Signatures) -> Signature:
-        given = only(inputs)
-        if given.kind != "grid" or given.dtype != "float" or len(given.sizes) not in (2, 3):
-            raise WiringError(
-                f"a {given.kind} where an image or a spectrogram is due",
-                found=given,
-                expected="two axes and channels",
-                field=("input",),
-            )
-        if self.norm == "group" and self.width % self.groups:
-            raise WiringError(
-                "the groups do not divide the width",
-                found=f"{self.groups} groups, width {self.width}",
-                expected=f"a divisor of {self.width}",
-                field=("groups",),
-            )
-        if self.stem % 2 == 0:
-            raise WiringError(
-                "a kernel without a centre", found=self.stem, expected="odd", field=("stem",)
-            )
-        return _scaled(given, self.stem_stride, self.width)
+        given = check_map(only(inputs))
+        if self.norm == "group":
+            check_groups(self.groups, (self.width,))
+        check_odd(self.stem, "stem")
+        return scaled(given, self.stem_stride, self.width)
 
     def infer_layer(self, index: int, stream: Signature) -> Signature:
-        return _scaled(stream, 2 if index else 1, self.width * 2**index)
+        return scaled(stream, 2 if index else 1, self.width * 2**index)
 
     def build(self, inputs: Signatures, *, rngs: nnx.Rngs) -> "ResnetStem":
         self.infer_start(inputs)
@@ -81,19 +66,12 @@ class ResnetSpec(StackSpec):
         return ResnetStage(self, index, stream, rngs=rngs)
 
 
-def _scaled(grid: Signature, stride: int, width: int) -> Signature:
-    """Sizes divided by the stride, rounded up, and other channels."""
-    sizes = tuple((axis, -(-size // stride)) for axis, size in grid.sizes[:2])
-    spans = spans_of(grid, sizes[0][1]) if grid.spans else ()
-    return grid.with_(sizes=(*sizes, ("channel", width)), spans=spans, grid=())
-
-
 class ResnetStem(nnx.Module):
     """The first convolution, norm and rectifier."""
 
     def __init__(self, spec: ResnetSpec, given: Signature, *, rngs: nnx.Rngs):
         channels = given.width if len(given.sizes) == 3 else 1
-        self.spans = _scaled(given, spec.stem_stride, spec.width).spans
+        self.spans = scaled(given, spec.stem_stride, spec.width).spans
         self.stem = ConvNorm(
             channels,
             spec.width,

@@ -6,6 +6,7 @@ import pytest
 from flax import nnx
 
 from fusekit.stream import Signature, Span, sequence, vector
+from fusekit_modules.encoders.conv import ConvSpec
 from fusekit_modules.encoders.conv1d import Conv1dSpec
 from fusekit_modules.encoders.embed import EmbedSpec
 from fusekit_modules.encoders.ft_transformer import FtTransformerSpec
@@ -42,9 +43,12 @@ CASES = [
     *[(FtTransformerSpec(**e), TABLE) for e in FtTransformerSpec.examples()],
     *[
         (RecurrentSpec(**e), s)
-        for e, s in zip(RecurrentSpec.examples(), (CODES, FRAMES), strict=True)
+        for e, s in zip(RecurrentSpec.examples(), (CODES, FRAMES, FRAMES), strict=True)
     ],
     *[(Conv1dSpec(**e), s) for e, s in zip(Conv1dSpec.examples(), (SIGNAL, FRAMES), strict=True)],
+    *[(ConvSpec(**e), s) for e, s in zip(ConvSpec.examples(), (SOUND, PICTURE), strict=True)],
+    *[(ConvSpec(**e), FILM) for e in ConvSpec.examples()],
+    (ConvSpec(widths=(3,), norm="none", pool=3), SOUND),
     *[(ResnetSpec(**e), s) for e, s in zip(ResnetSpec.examples(), (SOUND, PICTURE), strict=True)],
     (MlpSpec(width=4, dropout=0.5), FRAMES),
     (MlpSpec(width=4), VECTOR),
@@ -119,6 +123,8 @@ LONGER = [
     (TransformerSpec(width=4, heads=2, depth=2, positions="rotary", readout=1), CODES),
     (TransformerSpec(width=4, heads=2, depth=2, positions="keep", causal=True), FRAMES),
     (ResnetSpec(width=4, stages=(1, 1), norm="group", groups=2), SOUND),
+    (ConvSpec(widths=(4, 4), norm="group", groups=2), SOUND),
+    (RecurrentSpec(width=4, direction="both", readout=1), FRAMES),
     (VitSpec(width=4, heads=2, depth=1, patch=(2, 2), positions="sinusoidal"), SOUND),
 ]
 

@@ -7,6 +7,7 @@ from scipy.special import erf
 from fusekit.errors import FusekitError, WiringError
 from fusekit.layered import Edit, Edits
 from fusekit.stream import Signature, Span, Stream, sequence, vector
+from fusekit_modules.encoders.conv import ConvSpec
 from fusekit_modules.encoders.conv1d import Conv1dSpec
 from fusekit_modules.encoders.embed import EmbedSpec
 from fusekit_modules.encoders.mlp import MlpSpec
@@ -77,6 +78,63 @@ def test_both_directions_of_two_recurrent_layers():
         np.testing.assert_allclose(out.values[i, : len(x)], x, **TIGHT)
 
 
+@pytest.mark.parametrize("direction", ["forward", "both"])
+def test_the_final_states_of_both_directions(direction):
+    given = sequence(4, 2, label="f", padded=True)
+    case = Case(RecurrentSpec(width=4, direction=direction, readout=1), given)
+    values, mask = case.values(3), np.array([[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 0]], bool)
+    out = np.asarray(case(values, mask).values)
+    states, half = out[:, 1:], 2 if direction == "both" else 4
+    for row, last in ((0, 3), (1, 1)):
+        want = np.concatenate([states[row, last, :half], states[row, 0, half:]])
+        np.testing.assert_array_equal(out[row, 0], want)
+    np.testing.assert_array_equal(out[2, 0], np.zeros(4))
+    spec = case.spec
+    assert spec.infer({"input": given}).spans == (Span("f", 1, readout=True), Span("f", 4))
+
+
+def plain_layer(p, name, x, *, stride, pool, groups):
+    """One layer over a map `[h, w, c]`, place by place."""
+    kernel = p[f"{name}.conv.kernel"]
+    size, around = kernel.shape[0], np.pad(x, [(kernel.shape[0] // 2,) * 2] * 2 + [(0, 0)])
+    rows, columns = (range(0, n, stride) for n in x.shape[:2])
+    y = np.array(
+        [
+            [np.tensordot(around[i : i + size, j : j + size], kernel, axes=3) for j in columns]
+            for i in rows
+        ]
+    )
+    if groups:
+        split = y.reshape(*y.shape[:2], groups, -1)
+        mean = split.mean((0, 1, 3), keepdims=True)
+        split = (split - mean) / np.sqrt(split.var((0, 1, 3), keepdims=True) + 1e-5)
+        y = split.reshape(y.shape) * p[f"{name}.norm.scale"] + p[f"{name}.norm.bias"]
+    else:
+        y = y + p[f"{name}.conv.bias"]
+    y = np.maximum(y, 0)
+    rows, columns = (range(0, n, pool) for n in y.shape[:2])
+    return np.array([[y[i : i + pool, j : j + pool].max((0, 1)) for j in columns] for i in rows])
+
+
+@pytest.mark.parametrize(
+    "settings", [{"norm": "group", "groups": 2}, {"norm": "none", "stride": 2}]
+)
+@pytest.mark.parametrize("frames", [False, True])
+def test_a_plain_convolutional_network(settings, frames):
+    sizes = (("height", 5), ("width", 7), ("channel", 2))
+    given = Signature((("time", 2), *sizes) if frames else sizes)
+    case = Case(ConvSpec(widths=(4, 6), **settings), given)
+    values = case.values(2)
+    out = np.asarray(case(values).values)
+    flat = values.reshape(-1, 5, 7, 2)
+    for i, x in enumerate(flat):
+        for layer in range(2):
+            stride, groups = settings.get("stride", 1), settings.get("groups", 0)
+            x = plain_layer(case.p, f"layers.{layer}", x, stride=stride, pool=2, groups=groups)
+        np.testing.assert_allclose(out.reshape(-1, *x.shape)[i], x, **TIGHT)
+    assert out.shape[1:] == case.spec.infer({"input": given}).shape
+
+
 def test_convolutions_along_time():
     case = Case(Conv1dSpec(width=3, depth=2, stride=2), sequence(5, 2, label="a"))
     values, p = case.values(1), case.p
@@ -112,6 +170,9 @@ def test_stages_of_a_residual_network_halve_the_map():
         (Conv1dSpec(width=4), sequence(3, 4, spans=(Span("a", 1), Span("b", 2))), "input"),
         (ResnetSpec(norm="group", groups=5), Signature((("height", 4), ("width", 4))), "groups"),
         (ResnetSpec(), vector(4), "input"),
+        (ConvSpec(), sequence(3, 4), "input"),
+        (ConvSpec(kernel=2), Signature((("height", 4), ("width", 4))), "kernel"),
+        (ConvSpec(norm="group", groups=5), Signature((("height", 4), ("width", 4))), "groups"),
     ],
 )
 def test_what_does_not_fit_is_refused(spec, given, field):
