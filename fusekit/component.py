@@ -217,6 +217,10 @@ class OperatorSpec(FusionSpec, Layered):
 
     needs: ClassVar[frozenset[str]] = frozenset()
     """Which hooks the edited stacks must have."""
+    replaces: ClassVar[frozenset[str]] = frozenset()
+    """Which sublayers it replaces (`attention`, `mlp`): at one layer no two operators may."""
+    reads_inputs: ClassVar[bool] = True
+    """Whether it reads `inputs` besides the streams that it edits; if not, giving any is wrong."""
     port_names: ClassVar[tuple[str, ...]] = ()
     """Names of the other outputs of each place; `infer_ports` gives their signatures."""
 
@@ -231,7 +235,8 @@ class OperatorSpec(FusionSpec, Layered):
     def infer_edit(
         self, streams: tuple[Signature, ...], reads: Signatures
     ) -> tuple[Signature, ...]:
-        """What the edited streams are afterwards. Raises `WiringError`."""
+        """What the edited streams are afterwards. Raises `WiringError`, in whose text `into 0` is
+        the first place."""
         return streams
 
     def infer_ports(

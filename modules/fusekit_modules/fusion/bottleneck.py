@@ -28,6 +28,7 @@ class BottleneckSpec(OperatorSpec):
     """
 
     needs = frozenset({"tokens"})
+    reads_inputs = False
     type: Literal["bottleneck"] = "bottleneck"
     tokens: Count = Field(4, description="how many tokens")
 
