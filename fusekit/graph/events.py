@@ -7,10 +7,10 @@ repeating order, which the schedule can scan.
 
 from collections.abc import Callable, Iterable, Iterator
 
-from fusekit.component import HeadSpec, ModalitySpec, OperatorSpec, StackSpec
+from fusekit.component import HeadSpec, ModalitySpec, StackSpec
 from fusekit.config.reference import INPUT
 from fusekit.errors import Problem
-from fusekit.graph.node import Event, Key, Node, Read
+from fusekit.graph.node import READ, Event, Key, Node, Read
 
 
 class Ordering:
@@ -83,16 +83,16 @@ class Ordering:
             return Event("call", node.name, key.index, (("input", read),), (key,))
         return Event("call", node.name, 0, tuple(self._reads(node)), (key,))
 
-    def _reads(self, node: Node, place: int | None = None) -> Iterator[tuple[str, Read]]:
-        """The (role, read) pairs of a node; for an operator's place, taps are zipped."""
+    def _reads(self, node: Node) -> Iterator[tuple[str, Read]]:
+        """The (role, read) pairs of a node."""
         for role, wire in node.wires.items():
-            if place is not None and wire.many and len(wire.reads) == len(node.places):
-                yield role, wire.reads[max(place, 0)]
-            elif wire.many:
-                for read in wire.reads:
-                    yield read.text, read
-            else:
-                yield role, wire.reads[0]
+            for read in wire.reads:
+                yield read.text if wire.many else role, read
+
+    def _place_reads(self, node: Node, place: int) -> Iterator[tuple[str, Read]]:
+        """What an operator reads at a place besides the edited streams: taps are zipped."""
+        for role, wire in node.wires.items():
+            yield READ + role, wire.reads[min(place, len(wire.reads) - 1)]
 
     def _stream_event(self, node: Node, key: Key) -> Event:
         spec = node.spec
@@ -114,7 +114,7 @@ class Ordering:
             (f"stream{n}", Read(Key("layer", stack, k - 1) if k > INPUT else Key("raw", stack, k)))
             for n, (stack, k) in enumerate(node.places[0].stacks)
         ]
-        reads = (*streams, *self._reads(node, 0))
+        reads = (*streams, *self._place_reads(node, 0))
         return Event("begin", node.name, 0, reads, (Key("state", node.name, -1),))
 
     def _position(self, node: Node, place: int, where: tuple[str, int]) -> int:
@@ -133,7 +133,7 @@ class Ordering:
             gives.append(Key("edit", stack, layer, order + 1))
             gives.append(Key("before", stack, layer, order + 1))
         reads.append(("state", Read(Key("state", node.name, place - 1))))
-        reads.extend(self._reads(node, place))
+        reads.extend(self._place_reads(node, place))
         gives.append(Key("mid", node.name, place))
         return Event("enter", node.name, place, tuple(reads), tuple(gives))
 
@@ -149,44 +149,54 @@ class Ordering:
             gives.append(self._after(stack, layer, order + 1))
         before = Key("state", node.name, -1) if at_input else Key("mid", node.name, place)
         reads.append(("state", Read(before)))
-        reads.extend(self._reads(node, place))
+        reads.extend(self._place_reads(node, place))
         gives.append(Key("state", node.name, place))
         gives.append(Key("ports", node.name, place))
         return Event("leave", node.name, place, tuple(reads), tuple(gives))
 
 
 def order(
-    ordering: Ordering, wanted: Iterable[Key], on_cycle: Callable[[Problem], None]
+    ordering: Ordering,
+    wanted: Iterable[Key],
+    on_cycle: Callable[[Problem], None],
+    before: Iterable[Event] = (),
 ) -> tuple[Event, ...]:
-    """The events that `wanted` needs, each after what it reads. A cycle is reported."""
-    done: dict[Event, None] = {}
-    open_: list[tuple[Event, Iterator[Key]]] = []
-    waiting: dict[Event, None] = {}
+    """The events that `wanted` needs and `before` has not, each after what it reads.
 
-    def enter(event: Event) -> None:
+    Each cycle is reported once. Its events are among the result, in no particular order.
+    """
+    done: dict[Event, None] = dict.fromkeys(before)
+    first = len(done)
+    open_: list[tuple[Key, Event, Iterator[Key]]] = []
+    waiting: dict[Event, None] = {}
+    circling: set[Event] = set()
+
+    def enter(key: Key, event: Event) -> None:
         waiting[event] = None
-        open_.append((event, iter([read.key for _, read in event.reads])))
+        open_.append((key, event, iter([read.key for _, read in event.reads])))
 
     for key in wanted:
         event = ordering.event_of(key)
         if event not in done:
-            enter(event)
+            enter(key, event)
         while open_:
-            event, keys = open_[-1]
+            _, event, keys = open_[-1]
             for needed in keys:
                 other = ordering.event_of(needed)
-                if other in done:
-                    continue
                 if other in waiting:
-                    on_cycle(_cycle(ordering, [e for e, _ in open_], other))
-                    return tuple(done)
-                enter(other)
-                break
+                    at = list(waiting).index(other)
+                    loop = [(needed, other), *[(k, e) for k, e, _ in open_[at + 1 :]]]
+                    if circling.isdisjoint(e for _, e in loop):
+                        on_cycle(_cycle(ordering, loop))
+                    circling.update(e for _, e in loop)
+                elif other not in done:
+                    enter(needed, other)
+                    break
             else:
                 open_.pop()
                 del waiting[event]
                 done[event] = None
-    return settled(tuple(done))
+    return settled(tuple(done)[first:])
 
 
 def settled(events: tuple[Event, ...]) -> tuple[Event, ...]:
@@ -215,21 +225,33 @@ def settled(events: tuple[Event, ...]) -> tuple[Event, ...]:
     return (*found, *within)
 
 
-def _cycle(ordering: Ordering, trail: list[Event], back_to: Event) -> Problem:
-    loop = [*trail[trail.index(back_to) :], back_to]
-    names = [f"{e.node}@{e.index}" if e.kind == "layer" else e.node for e in loop]
-    short = [name for n, name in enumerate(names) if n == 0 or name != names[n - 1]]
-    node = ordering.nodes[back_to.node]
+def _cycle(ordering: Ordering, loop: list[tuple[Key, Event]]) -> Problem:
+    """Says that events wait for each other, each for the next by way of the next one's key.
+
+    It starts at an operator if there is one, since its `inputs` are where a user can act.
+    """
+    names = list(ordering.nodes)
+    acting = [n for n, (_, e) in enumerate(loop) if e.kind == "enter"] or range(len(loop))
+    start = min(acting, key=lambda n: names.index(loop[n][1].node))
+    steps: list[tuple[str, str]] = []
+    for key, event in (*loop[start:], *loop[:start], loop[start]):
+        for node, label in _labels(key, event):
+            if not steps or steps[-1][0] != node:
+                steps.append((node, label))
+    node = ordering.nodes[loop[start][1].node]
+    layers = any("@" in label for _, label in steps)
     return Problem(
         node.path,
-        "a layer would wait for itself" if any("@" in n for n in short) else "this reads itself",
-        found=" <- ".join(short),
-        expected="an order in which each layer reads only what was computed before it",
+        "a layer would wait for itself" if layers else f"{node.name} reads itself",
+        found=" <- ".join(label for _, label in steps),
+        expected="each reads only what is computed before it"
+        + (", such as an earlier layer" if layers else ""),
     )
 
 
-def operator_of(nodes: dict[str, Node], event: Event) -> OperatorSpec:
-    """The spec behind an operator's event."""
-    spec = nodes[event.node].spec
-    assert isinstance(spec, OperatorSpec)
-    return spec
+def _labels(key: Key, event: Event) -> Iterator[tuple[str, str]]:
+    """What to call an event that gives this key: (node, text), or two where an operator edits."""
+    if key.kind == "layer":
+        yield key.node, f"{key.node}@{'input' if key.index == INPUT else key.index}"
+    if event.kind != "layer":
+        yield event.node, event.node

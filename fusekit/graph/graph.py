@@ -3,16 +3,17 @@
 `resolve` orders layers, infers every width, checks the wiring, and reports every error at once.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from fusekit.component import LossSpec, MetricSpec, NodeSpec
-from fusekit.errors import ConfigError, Position, Problem, nearest
+from fusekit.errors import ConfigError, Position, Problem
 from fusekit.graph.events import Ordering, order
 from fusekit.graph.infer import Given, Inference
-from fusekit.graph.node import Event, Key, Node, Objective, Read, Role
-from fusekit.graph.wiring import BATCH, Wiring
+from fusekit.graph.node import BATCH, Event, Key, Node, Objective, Read, Role
+from fusekit.graph.use import meant_of, misnamed, not_in, unreached, unused, wanted_of
+from fusekit.graph.wiring import Wiring
 from fusekit.stream import Signature
 
 if TYPE_CHECKING:
@@ -70,31 +71,53 @@ def resolve(experiment: "Experiment", locate: Locate | None = None) -> Graph:
     """Checks an experiment and orders its layers. Raises `ConfigError` with every problem."""
     nodes = _nodes(experiment)
     wiring = Wiring(nodes, experiment.modalities)
-    wiring.problems.extend(_reserved(experiment))
-    for node in nodes.values():
-        wiring.places(node)
-    for node in nodes.values():
-        wiring.node(node)
+    wiring.all()
     losses = _objectives(experiment.losses, "losses", wiring)
     metrics = _objectives(experiment.metrics, "metrics", wiring)
-    wiring.problems.extend(_unused(nodes, wiring.used, wiring.missing))
-    problems = wiring.problems
-    events: tuple[Event, ...] = ()
+    problems = [*wiring.problems, *_reserved(experiment)]
+    ordering = Ordering(nodes)
+    wanted = wanted_of(nodes, losses, metrics)
+    events = order(ordering, wanted, problems.append)
+    problems += unused(nodes, wiring.used | wiring.meant)
+    meant = order(ordering, meant_of(nodes, wiring.meant), problems.append, events)
+    problems += unreached(nodes, (*events, *meant))
+    every = (*events, *meant)
+    every += order(ordering, not_in(nodes, every), problems.append, every)
     inference = Inference(nodes)
-    if not problems:
-        events = order(Ordering(nodes), _wanted(nodes, losses, metrics), problems.append)
-        problems.extend(_unreached(nodes, events))
-    if not problems:
-        inference.run(events)
-        for section, objectives in (("losses", losses), ("metrics", metrics)):
-            for name, objective in objectives.items():
-                inference.objective(objective, (section, name))
-        problems.extend(inference.problems)
+    inference.run(every)
+    for section, objectives in (("losses", losses), ("metrics", metrics)):
+        for name, objective in objectives.items():
+            inference.objective(objective, (section, name))
+    problems += inference.problems
     if problems:
-        raise ConfigError(
-            p.at(p.position or (locate(p.path) if locate else None)) for p in problems
-        )
+        problems += misnamed(experiment, nodes)
+        raise ConfigError(in_order(problems, locate))
+    _trim(nodes, events)
     return Graph(experiment, nodes, losses, metrics, events, inference.signatures, inference.inputs)
+
+
+def in_order(problems: Iterable[Problem], locate: Locate | None) -> list[Problem]:
+    """The problems with their positions, those of the file that was named first."""
+    found = [p.at(p.position or (locate(p.path) if locate else None)) for p in problems]
+    main = locate(()) if locate else None
+    places = [p.position for p in found]
+    files = list(dict.fromkeys(at.file for at in (main, *places) if at))
+
+    def rank(problem: Problem) -> tuple[int, int, int]:
+        at = problem.position
+        return (files.index(at.file), at.line, at.column) if at else (-1, 0, 0)
+
+    return sorted(found, key=rank)
+
+
+def _trim(nodes: dict[str, Node], events: tuple[Event, ...]) -> None:
+    """Takes away the places of operators that act on layers which nothing reads."""
+    last = {event.node: 0 for event in events if event.kind == "leave"}
+    for event in events:
+        if event.kind == "leave":
+            last[event.node] = max(last[event.node], event.index)
+    for name, index in last.items():
+        nodes[name].places = nodes[name].places[: index + 1]
 
 
 def _nodes(experiment: "Experiment") -> dict[str, Node]:
@@ -128,53 +151,3 @@ def _objectives(
         objectives[name] = Objective(name, spec)
         wiring.wire(objectives[name], (section, name))
     return objectives
-
-
-def _unused(nodes: dict[str, Node], used: set[str], missing: set[str]) -> list[Problem]:
-    """A declared name that nothing uses is an error, since a misspelt use looks just so."""
-    found: list[Problem] = []
-    known = {name.removeprefix(f"{BATCH}.") for name in nodes}
-    for name, node in nodes.items():
-        if name in used or node.spec.keep or node.places:
-            continue
-        bare = name.removeprefix(f"{BATCH}.")
-        found.append(
-            Problem(
-                node.path,
-                f"nothing uses {name}",
-                found=f"{node.role} {name.removeprefix(f'{BATCH}.')} ({node.spec.type})",
-                expected="a reference to it, or keep: true",
-                nearest=nearest(bare, missing | {n for n in known if n != bare}),
-            )
-        )
-    return found
-
-
-def _unreached(nodes: dict[str, Node], events: tuple[Event, ...]) -> list[Problem]:
-    """Operators none of whose edits is read."""
-    reached = {event.node for event in events}
-    return [
-        Problem(
-            (*node.path, "into"),
-            f"nothing reads what {name} edits",
-            found=", ".join(f"{stack}@{layer}" for stack, layer in node.places[-1].stacks),
-            expected="a loss, metric or head that depends on these layers",
-        )
-        for name, node in nodes.items()
-        if node.places and name not in reached
-    ]
-
-
-def _wanted(
-    nodes: dict[str, Node], losses: dict[str, Objective], metrics: dict[str, Objective]
-) -> list[Key]:
-    """The values to compute: heads, what objectives read, and what is kept for its own sake."""
-    wanted: list[Key] = []
-    for name, node in nodes.items():
-        if node.role == "head" and node.points:
-            wanted.extend(Key("point", name, k) for k in range(node.points))
-        elif node.role == "head" or (node.spec.keep and not node.places):
-            wanted.append(Key("out", name))
-    for objective in (*losses.values(), *metrics.values()):
-        wanted.extend(read.key for wire in objective.wires.values() for read in wire.reads)
-    return wanted

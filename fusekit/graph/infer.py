@@ -4,12 +4,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from fusekit.component import ModalitySpec, NodeSpec, OperatorSpec, StackSpec
-from fusekit.errors import Problem, WiringError
-from fusekit.graph.node import Event, Key, Node, Objective, Read
+from fusekit.config.reference import Reference
+from fusekit.errors import Problem, WiringError, nearest
+from fusekit.graph.node import BATCH, READ, Event, Key, Node, Objective, Read, Wire
 from fusekit.graph.select import select_signature
 from fusekit.stream import Signature
 
 Given = Signature | dict[str, Signature]
+Owner = Node | Objective
+Path = tuple[str | int, ...]
+
+WITHIN = ("edit", "state", "mid")
+"""Kinds of values that have no signature."""
 
 
 class Inference:
@@ -23,62 +29,107 @@ class Inference:
         self.problems: list[Problem] = []
 
     def run(self, events: tuple[Event, ...]) -> None:
+        """Infers what can be: what depends on a fault that is reported stays unknown."""
         for event in events:
             node = self.nodes[event.node]
-            inputs = self._inputs(event, node)
-            if inputs is None:
-                continue
-            self.inputs[event.kind, event.node, event.index] = inputs
             try:
-                given = self._infer(event, node.spec, inputs)
+                inputs = None if node.broken else self._inputs(event, node)
+                if inputs is None:
+                    self._unedited(event)
+                    continue
+                self.inputs[event.kind, event.node, event.index] = inputs
+                self.signatures.update(self._infer(event, node.spec, inputs))
             except WiringError as error:
-                problem = error.problem.under(*node.path)
-                if problem not in self.problems:
-                    self.problems.append(problem)
-                continue
-            self.signatures.update(given)
+                self._report(error.problem, node, node.path)
+                self._unedited(event)
 
-    def objective(self, objective: Objective, path: tuple[str | int, ...]) -> None:
-        """Checks that a loss or metric can read what it names."""
-        inputs: dict[str, Signature] = {}
-        try:
-            for role, wire in objective.wires.items():
-                if any(read.key not in self.signatures for read in wire.reads):
-                    return
-                inputs[role] = self._read(wire.reads[-1], role)
-            objective.spec.check(inputs)
+    def _unedited(self, event: Event) -> None:
+        """After a fault of an operator, goes on as if it left the streams as they are."""
+        keys = [key for key in event.gives if key.kind in ("before", "layer", "after")]
+        streams = [read.key for role, read in event.reads if is_stream_role(role)]
+        if event.kind in ("enter", "leave") and all(key in self.signatures for key in streams):
+            values = [self.signatures[key] for key in streams]
+            self.signatures.update(zip(keys, values, strict=True))
+
+    def objective(self, objective: Objective, path: Path) -> None:
+        """Checks that a loss or metric can read what it names, at every point."""
+        wires = objective.wires
+        known = all(r.key in self.signatures for wire in wires.values() for r in wire.reads)
+        if objective.broken or not known:
+            return
+        for point in range(max((len(wire.reads) for wire in wires.values()), default=1)):
+            reads = [(r, w.reads[min(point, len(w.reads) - 1)]) for r, w in wires.items()]
+            inputs = self._read(reads, objective, path)
+            if inputs is None:
+                return
+            try:
+                objective.spec.check(inputs)
+            except WiringError as error:
+                self._report(error.problem, objective, path)
+                return
             self.inputs["loss", objective.name, 0] = inputs
-        except WiringError as error:
-            self.problems.append(error.problem.under(*path))
+
+    def _report(self, problem: Problem, owner: Owner, path: Path) -> None:
+        """Notes a fault at the field of the config that is to blame, each once."""
+        field = problem.path
+        if isinstance(owner, Node) and isinstance(owner.spec, OperatorSpec):
+            for number, place in reversed([*enumerate(owner.spec.into or ())]):
+                message, found = (
+                    text.replace(f"into {number}", str(place))
+                    for text in (problem.message, problem.found)
+                )
+                problem = replace(problem, message=message, found=found)
+            if field[:1] == ("inputs",) and not owner.wires:
+                field = ("into",)
+        if len(field) == 2 and field[0] == "inputs":
+            wire = wires_by_role(owner).get(str(field[1]))
+            field = wire.field if wire else field
+        problem = replace(problem, path=(*path, *field))
+        if problem not in self.problems:
+            self.problems.append(problem)
 
     def _inputs(self, event: Event, node: Node) -> dict[str, Signature] | None:
         """Signatures by role; `None` if one is unknown for a fault reported already."""
-        inputs: dict[str, Signature] = {}
-        for role, read in event.reads:
-            if read.key.kind in ("edit", "state", "mid", "ports"):
-                if read.key.kind == "ports" and read.key in self.signatures:
-                    inputs[role] = self._read(read, role)
-                continue
+        reads = [(r, read) for r, read in event.reads if read.key.kind not in WITHIN]
+        return self._read(reads, node, node.path)
+
+    def _read(
+        self, reads: list[tuple[str, Read]], owner: Owner, path: Path
+    ) -> dict[str, Signature] | None:
+        """What reads give by role. A port that is not there is noted at the field that names it."""
+        found: dict[str, Signature] = {}
+        wires = wires_by_role(owner)
+        for role, read in reads:
             if read.key not in self.signatures:
-                return None
+                continue
             try:
-                inputs[role] = self._read(read, role)
+                found[role] = select_signature(self.signatures[read.key], read.ports, read.text)
             except WiringError as error:
-                field = self._field(node, role)
-                problem = error.problem.under(*node.path, *field)
-                if problem not in self.problems:
-                    self.problems.append(problem)
-                return None
-        return inputs
+                wire = wires[role.removeprefix(READ)]
+                if all(problem.path != (*path, *wire.field) for problem in self.problems):
+                    problem = self._own_ports(error.problem, read, wire.reference)
+                    self._report(replace(problem, path=wire.field), owner, path)
+        return found if len(found) == len(dict(reads)) else None
 
-    def _field(self, node: Node, role: str) -> tuple[str | int, ...]:
-        for path, name, reference in node.spec.references():
-            if role in (name, str(reference)):
-                return path
-        return ()
-
-    def _read(self, read: Read, role: str) -> Signature:
-        return select_signature(self.signatures[read.key], read.ports, read.text or role)
+    def _own_ports(self, problem: Problem, read: Read, reference: Reference) -> Problem:
+        """The problem with the ports that a component has of its own, for one that it lacks."""
+        given, name, ports = self.signatures[read.key], reference.name, reference.ports
+        if name == BATCH:
+            name, ports = f"{BATCH}.{ports[0]}", ports[1:]
+        spec = self.nodes[name].spec
+        own = [*spec.port_names] if isinstance(spec, OperatorSpec) else []
+        if isinstance(given, dict):
+            own += [port for port in given if port != "out" and not port.startswith("@")]
+        if isinstance(spec, OperatorSpec):
+            found = f"{reference}, of each stream that {name} edits"
+            problem = replace(problem, found=found)
+        if not own or not ports:
+            return problem
+        return replace(
+            problem,
+            expected=f"{problem.expected}, or {name}'s own {', '.join(own)}",
+            nearest=nearest(ports[0], [*own, *problem.nearest]),
+        )
 
     def _infer(
         self, event: Event, spec: NodeSpec, inputs: dict[str, Signature]
@@ -157,13 +208,19 @@ def split_inputs(
     """An operator's inputs: the edited streams in order, and what else it reads."""
     streams = tuple(value for role, value in inputs.items() if is_stream_role(role))
     reads = {
-        role: value
-        for role, value in inputs.items()
-        if not is_stream_role(role) and not role.startswith("raw") and role != "state"
+        role.removeprefix(READ): value for role, value in inputs.items() if role.startswith(READ)
     }
     return streams, reads
 
 
+def wires_by_role(owner: Owner) -> dict[str, Wire]:
+    """The wires by the roles under which their streams come, tuples by each of theirs too."""
+    found = dict(owner.wires)
+    for wire in owner.wires.values():
+        found.update({read.text: wire for read in wire.reads if wire.many})
+    return found
+
+
 def is_stream_role(role: str) -> bool:
     """Whether a role of an operator's event is an edited stream: `stream0`, `stream1`, ..."""
-    return role.startswith("stream") and role[6:].isdigit()
+    return role.startswith("stream")

@@ -7,6 +7,13 @@ from fusekit.component import LossSpec, MetricSpec, NodeSpec
 from fusekit.config.reference import Reference
 
 Role = Literal["modality", "encoder", "fusion", "head"]
+BATCH = "batch"
+"""The name of what comes from data."""
+
+READ = ":"
+"""Begins the roles under which operators' events read `inputs`. Roles without it (`stream0`,
+`raw0`, `state`) are fusekit's own, whatever a user calls his."""
+
 EventKind = Literal["batch", "call", "start", "begin", "enter", "layer", "leave", "end"]
 
 
@@ -58,11 +65,12 @@ class ResolvedPlace:
 
 @dataclass(frozen=True)
 class Wire:
-    """A resolved reference: one read, or a tuple of them."""
+    """A resolved reference: one read, or a tuple of them; `field` is where the spec has it."""
 
     reads: tuple[Read, ...]
     many: bool
     reference: Reference
+    field: tuple[str | int, ...] = ()
 
 
 @dataclass
@@ -75,6 +83,8 @@ class Node:
     wires: dict[str, Wire] = field(default_factory=dict)
     places: tuple[ResolvedPlace, ...] = ()
     points: int = 0
+    broken: bool = False
+    """Whether a wire or place is missing, for a fault that is reported."""
 
     @property
     def path(self) -> tuple[str | int, ...]:
@@ -90,3 +100,4 @@ class Objective:
     name: str
     spec: LossSpec | MetricSpec
     wires: dict[str, Wire] = field(default_factory=dict)
+    broken: bool = False

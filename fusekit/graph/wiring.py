@@ -1,21 +1,19 @@
 """From references to wires: which value each role of each component reads."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
-from fusekit.component import (
-    Component,
-    EncoderSpec,
-    HeadSpec,
-    LossSpec,
-    ModalitySpec,
-    OperatorSpec,
-    StackSpec,
-)
+from fusekit.component import EncoderSpec, HeadSpec, ModalitySpec, OperatorSpec, StackSpec
 from fusekit.config.reference import INPUT, PointError, Reference, layers_of
 from fusekit.errors import Problem, nearest
-from fusekit.graph.node import Key, Node, Objective, Read, ResolvedPlace, Wire
+from fusekit.graph.inputs import check, references_of
+from fusekit.graph.node import BATCH, Key, Node, Objective, Read, Wire
+from fusekit.graph.places import layers_there, operators, place
 
-BATCH = "batch"
+__all__ = ["BATCH", "Wiring"]
+
+Path = tuple[str | int, ...]
+MANY_NAMES = 12
 
 
 class Wiring:
@@ -26,240 +24,186 @@ class Wiring:
         self.modalities = modalities
         self.problems: list[Problem] = []
         self.used: set[str] = set()
-        self.missing: set[str] = set()
-        """Names that were looked up in vain."""
-        self._wired: set[str] = set()
+        """Nodes that something reads or edits."""
+        self.meant: set[str] = set()
+        """Nodes that a reference with a fault means, or probably means."""
 
-    def places(self, node: Node) -> None:
-        """Resolves `into`: lockstep pairs of layers."""
-        spec = node.spec
-        if not isinstance(spec, OperatorSpec) or spec.into is None:
-            return
-        columns: list[tuple[str, tuple[int, ...]]] = []
-        for number, place in enumerate(spec.into):
-            path = (*node.path, "into", number)
-            stack = self.nodes.get(place.stack)
-            if stack is None or not isinstance(stack.spec, StackSpec):
-                stacks = [n for n, other in self.nodes.items() if isinstance(other.spec, StackSpec)]
-                what = "is not an encoder with layers" if stack else "is not declared"
-                self.problems.append(
-                    Problem(
-                        path,
-                        f"{place.stack} {what}",
-                        found=str(place),
-                        expected="a place in one of " + ", ".join(stacks) if stacks else "",
-                        nearest=nearest(place.stack, stacks),
-                    )
-                )
-                continue
-            try:
-                columns.append((place.stack, layers_of(place.point, stack.spec.layers())))
-            except PointError as error:
-                self.problems.append(Problem(path, str(error), found=str(place)))
-                continue
-            self.used.add(place.stack)
-            missing = spec.needs - stack.spec.hooks
-            if missing and columns[-1][1] != (INPUT,):
-                self.problems.append(
-                    Problem(
-                        path,
-                        f"{spec.type} needs the hook {', '.join(sorted(missing))}, which "
-                        f"{stack.spec.type} layers do not have",
-                        found=f"{place} ({', '.join(sorted(stack.spec.hooks)) or 'no hooks'})",
-                        expected="a stack with that hook, such as a transformer",
-                    )
-                )
-        if len(columns) != len(spec.into):
-            return
-        if len({len(layers) for _, layers in columns}) > 1:
-            counts = ", ".join(
-                f"{place}: {len(layers)}"
-                for place, (_, layers) in zip(spec.into, columns, strict=True)
-            )
-            self.problems.append(
-                Problem(
-                    (*node.path, "into"),
-                    "the places of an operator have the same number of layers",
-                    found=counts,
-                    expected="the same count for each",
-                )
-            )
-            return
-        if len({stack for stack, _ in columns}) < len(columns):
-            self.problems.append(
-                Problem((*node.path, "into"), "a stack stands in two places of one operator")
-            )
-            return
-        steps = zip(*[[(stack, k) for k in layers] for stack, layers in columns], strict=True)
-        node.places = tuple(ResolvedPlace(step) for step in steps)
-
-    def node(self, node: Node) -> None:
-        """Resolves the references of a node, once."""
-        if node.name in self._wired:
-            return
-        self._wired.add(node.name)
-        self.wire(node, node.path)
-        node.points = node.spec.points()
-        if isinstance(node.spec, HeadSpec):
+    def all(self) -> None:
+        """Resolves the places and references of every node."""
+        for node in self.nodes.values():
+            node.points = node.spec.points()
+        self.problems.extend(place(self.nodes))
+        for _, _, into in operators(self.nodes):
+            stacks = [n for n, node in self.nodes.items() if isinstance(node.spec, StackSpec)]
+            for one in into:
+                self.used.add(one.stack)
+                self.meant.update(() if one.stack in self.nodes else nearest(one.stack, stacks, 1))
+        for node in _read_before_reading(self.nodes):
+            self.wire(node, node.path)
             wire = node.wires.get("input")
-            node.points = len(wire.reads) if wire and wire.many else 0
+            if isinstance(node.spec, HeadSpec) and wire is not None and wire.many:
+                node.points = len(wire.reads)
 
-    def wire(self, owner: Node | Objective, path: tuple[str | int, ...]) -> None:
+    def wire(self, owner: Node | Objective, path: Path) -> None:
         """Resolves the references of one component."""
-        for field_path, role, reference in references_of(owner):
-            wire = self.resolve(reference, (*path, *field_path), owner)
-            if wire is None:
+        wires: list[Wire] = []
+        for field, role, reference in references_of(owner):
+            found = self.resolve(reference, owner)
+            if isinstance(found, Problem):
+                owner.broken = True
+                self.problems.append(found.under(*path, *field))
                 continue
-            owner.wires[role] = wire
-            if wire.many and not takes_tuples(owner, field_path):
-                self.problems.append(
-                    Problem(
-                        (*path, *field_path),
-                        "one stream is due here, and this names several",
-                        found=f"{reference} ({len(wire.reads)} streams)",
-                        expected="one point, such as "
-                        + (wire.reads[-1].text or f"{reference.name}@-1"),
-                    )
-                )
+            wires.append(replace(found, field=field))
+            owner.wires[role] = wires[-1]
+        problems = [problem.under(*path) for problem in check(owner, wires)]
+        self.problems.extend(problems)
+        if isinstance(owner.spec, OperatorSpec) and not owner.spec.reads_inputs:
+            self.meant.update(read.key.node for wire in wires for read in wire.reads)
+            owner.wires.clear()
+        elif problems:
+            owner.broken = True
 
-    def resolve(
-        self, reference: Reference, path: tuple[str | int, ...], owner: Node | Objective
-    ) -> Wire | None:
+    def resolve(self, reference: Reference, owner: Node | Objective) -> Wire | Problem:
+        """The wire of a reference, or what is wrong with it."""
         if reference.name == BATCH:
-            return self._batch(reference, path, owner)
+            return self._batch(reference, owner)
         node = self.nodes.get(reference.name)
-        if node is None or node.role == "modality":
-            hint = [n for n, other in self.nodes.items() if other.role != "modality"]
-            declared = reference.name in self.modalities
-            self.missing.add(reference.name)
-            self.problems.append(
-                Problem(
-                    path,
-                    f"{reference.name} is a modality: what comes from data is a port of batch"
-                    if declared
-                    else f"nothing is called {reference.name}",
-                    found=str(reference),
-                    expected=f"batch.{reference.name}" if declared else "",
-                    nearest=nearest(reference.name, hint),
-                )
-            )
-            return None
+        if node is None:
+            return self._unknown(reference)
         if node is owner:
-            self.problems.append(Problem(path, "a component cannot read itself", str(reference)))
-            return None
+            own = isinstance(node.spec, EncoderSpec) and node.name in self.modalities
+            hint = f"batch.{node.name}, or no `input`" if own else ""
+            self.meant.update([f"{BATCH}.{node.name}"] if own else [])
+            return Problem((), "a component cannot read itself", str(reference), hint)
         self.used.add(node.name)
-        self.node(node)
-        text = str(reference)
         if reference.point is not None:
-            return self._point(node, reference, path)
+            return self._point(node, reference)
         if node.places:
             return self._operator(node, reference)
         if node.points and isinstance(node.spec, HeadSpec):
             reads = tuple(_of_point(node, k, reference.ports) for k in range(node.points))
             return Wire(reads, True, reference)
-        return Wire((Read(Key("out", node.name), reference.ports, text),), False, reference)
+        read = Read(Key("out", node.name), reference.ports, str(reference))
+        return Wire((read,), False, reference)
 
-    def _point(self, node: Node, reference: Reference, path: tuple[str | int, ...]) -> Wire | None:
-        point = str(reference.point)
+    def _unknown(self, reference: Reference) -> Problem:
+        name = reference.name
+        if name in self.modalities:
+            self.used.add(f"{BATCH}.{name}")
+            message = f"{name} is a modality: what comes from data is a port of batch"
+            return Problem((), message, str(reference), f"batch.{name}")
+        known = [n for n, other in self.nodes.items() if other.role != "modality"]
+        close = nearest(name, known)
+        self.meant.update(close[:1])
+        due = "" if close else _one_of(known)
+        return Problem((), f"nothing is called {name}", str(reference), due, close)
+
+    def _point(self, node: Node, reference: Reference) -> Wire | Problem:
+        stack = isinstance(node.spec, StackSpec)
         count = node.spec.layers() if isinstance(node.spec, StackSpec) else node.points
+        ports = "".join(f".{port}" for port in reference.ports)
+        self.meant.add(node.name)
         if not count:
-            self.problems.append(
-                Problem(path, f"{node.name} ({node.spec.type}) has no points", str(reference))
-            )
-            return None
+            message = f"{node.name} ({node.spec.type}) has no points"
+            return Problem((), message, str(reference), f"{node.name}{ports}")
         try:
-            indices = layers_of(point, count)
+            indices = layers_of(str(reference.point), count)
         except PointError as error:
-            self.problems.append(Problem(path, str(error), found=str(reference)))
-            return None
-        if isinstance(node.spec, StackSpec):
-            reads = [Read(Key("layer", node.name, k), reference.ports) for k in indices]
+            message = str(error) if stack else str(error).replace("layer", "point")
+            message = message.replace("the stack", node.name)
+            return Problem((), message, str(reference), layers_there(node.name, count, error))
+        if not stack and INPUT in indices:
+            due = layers_there(node.name, count)
+            return Problem((), f"{node.name} has no point @input", str(reference), due)
+        self.meant.discard(node.name)
+        if stack:
+            reads = [
+                Read(
+                    Key("layer", node.name, k),
+                    reference.ports,
+                    f"{node.name}@{'input' if k == INPUT else k}{ports}",
+                )
+                for k in indices
+            ]
         else:
             reads = [_of_point(node, k, reference.ports) for k in indices]
-        ports = "".join(f".{port}" for port in reference.ports)
-        named = tuple(
-            Read(r.key, r.ports, f"{node.name}@{'input' if k == INPUT else k}{ports}")
-            for r, k in zip(reads, indices, strict=True)
-        )
-        return Wire(named, reference.many, reference)
+        return Wire(tuple(reads), reference.many, reference)
 
     def _operator(self, node: Node, reference: Reference) -> Wire:
         """An operator's name is the tuple of streams it edits; its ports are tuples of places."""
         assert isinstance(node.spec, OperatorSpec)
-        if reference.ports and reference.ports[0] in operator_ports(node.spec):
+        if reference.ports and reference.ports[0] in node.spec.port_names:
             reads = tuple(
                 Read(Key("ports", node.name, p), reference.ports, f"{reference}[{p}]")
                 for p in range(len(node.places))
             )
         else:
+            ports = "".join(f".{port}" for port in reference.ports)
             stacks = [stack for stack, _ in node.places[0].stacks]
             reads = tuple(
-                Read(Key("out", stack), reference.ports, f"{node.name}.{stack}") for stack in stacks
+                Read(Key("out", stack), reference.ports, f"{stack}{ports}") for stack in stacks
             )
         return Wire(reads, True, reference)
 
-    def _batch(
-        self, reference: Reference, path: tuple[str | int, ...], owner: Node | Objective
-    ) -> Wire | None:
-        known = list(self.modalities)
-        if reference.point is not None or not reference.ports:
-            self.problems.append(
-                Problem(path, "batch is read by its ports", str(reference), "batch.MODALITY")
-            )
-            return None
+    def _batch(self, reference: Reference, owner: Node | Objective) -> Wire | Problem:
+        view = isinstance(owner.spec, ModalitySpec)
+        known = [name for name in self.modalities if owner.name != f"{BATCH}.{name}"]
+        shown = str(reference)
+        if reference.point is not None and view:
+            shown = f"{reference.ports[0]}@{reference.point}"
+            due = _one_of(known)
+            return Problem((), "a view is made from a modality, which has no layers", shown, due)
+        if reference.point is not None:
+            due = _one_of([f"batch.{name}" for name in known])
+            return Problem((), "batch has no layers", shown, due)
+        if not reference.ports:
+            due = _one_of([f"batch.{name}" for name in known])
+            return Problem((), "batch is read by its ports", shown, due)
         name = reference.ports[0]
-        if name not in self.modalities:
-            self.missing.add(name)
-            self.problems.append(
-                Problem(
-                    path,
-                    f"no modality is called {name}",
-                    found=str(reference),
-                    expected="one of " + ", ".join(f"batch.{m}" for m in known) if known else "",
-                    nearest=tuple(f"batch.{m}" for m in nearest(name, known)),
-                )
-            )
-            return None
         node = f"{BATCH}.{name}"
+        if name not in self.modalities:
+            close = nearest(name, known)
+            self.meant.update(f"{BATCH}.{other}" for other in close[:1])
+            if isinstance(owner.spec, EncoderSpec) and owner.spec.input is None:
+                message = f"no modality is called {name}, which an encoder without `input` reads"
+                return Problem((), message, "no `input`", "input: what it reads", close)
+            prefix = "" if view else f"{BATCH}."
+            return Problem(
+                (),
+                f"no modality is called {name}",
+                found=shown.removeprefix(f"{BATCH}.") if view else shown,
+                expected="" if close else _one_of([prefix + other for other in known]),
+                nearest=tuple(prefix + other for other in close),
+            )
         if isinstance(owner, Node) and owner.name == node:
-            self.problems.append(Problem(path, "a view cannot be made from itself", str(reference)))
-            return None
+            return Problem((), "a view cannot be made from itself", name)
         self.used.add(node)
-        return Wire(
-            (Read(Key("out", node), reference.ports[1:], str(reference)),), False, reference
-        )
+        return Wire((Read(Key("out", node), reference.ports[1:], shown),), False, reference)
+
+
+def _read_before_reading(nodes: dict[str, Node]) -> Iterator[Node]:
+    """All nodes, a head after the head that it reads: how many points it has depends on that."""
+    done: set[str] = set()
+    for node in nodes.values():
+        chain: dict[str, Node] = {}
+        follow: Node | None = node
+        while follow is not None and follow.name not in chain and follow.name not in done:
+            chain[follow.name] = follow
+            spec = follow.spec
+            follow = nodes.get(spec.input.name) if isinstance(spec, HeadSpec) else None
+        done.update(chain)
+        yield from reversed(chain.values())
+
+
+def _one_of(names: list[str]) -> str:
+    """The names as text, the first of many."""
+    more = ", …" if len(names) > MANY_NAMES else ""
+    return "one of " + ", ".join(names[:MANY_NAMES]) + more if names else ""
 
 
 def _of_point(node: Node, k: int, ports: tuple[str, ...]) -> Read:
     """Point k of a node without layers: a head called for each point, or a port `@k`."""
-    text = f"{node.name}@{k}"
+    text = f"{node.name}@{k}" + "".join(f".{port}" for port in ports)
     if isinstance(node.spec, HeadSpec):
         return Read(Key("point", node.name, k), ports, text)
     return Read(Key("out", node.name), (f"@{k}", *ports), text)
-
-
-def takes_tuples(owner: Node | Objective, field_path: tuple[str | int, ...]) -> bool:
-    """Lists of inputs take a tuple as so many inputs, heads answer each, losses average."""
-    if isinstance(owner, Objective):
-        return isinstance(owner.spec, LossSpec)
-    return field_path[0] == "inputs" or isinstance(owner.spec, HeadSpec)
-
-
-def operator_ports(spec: OperatorSpec) -> tuple[str, ...]:
-    """The names of an operator's own ports."""
-    return spec.port_names
-
-
-def references_of(
-    owner: Node | Objective,
-) -> Iterable[tuple[tuple[str | int, ...], str, Reference]]:
-    """The references of a component, the default `input` of an encoder included."""
-    spec: Component = owner.spec
-    if isinstance(spec, ModalitySpec):
-        for path, role, reference in spec.references():
-            named = Reference(BATCH, None, (reference.name, *reference.ports))
-            yield path, role, reference if reference.name == BATCH else named
-        return
-    yield from spec.references()
-    if isinstance(spec, EncoderSpec) and spec.input is None:
-        yield ("input",), "input", Reference(BATCH, None, (owner.name,))

@@ -85,14 +85,14 @@ def test_a_layer_that_waits_for_itself():
 
 def test_counts_of_places_are_printed():
     fusion = {"mix": {"type": "toy_exchange", "into": ["a@1..", "b@2.."]}}
-    with pytest.raises(ConfigError, match=r"a@1\.\.: 3, b@2\.\.: 2"):
+    with pytest.raises(ConfigError, match=r"3 in a@1\.\., 2 in b@2\.\."):
         resolve(toys.two_stacks(depth=4, fusion=fusion))
 
 
 MISTAKES = {
     "fusion": {
-        "into: c@1..": "c is not declared",
-        "into: h@1..": "h is not an encoder with layers",
+        "into: c@1..": "no encoder is called c",
+        "into: h@1..": r"h \(toy_head\) has no layers",
         "into: [a@9, b@9]": "layer 9 does not exist",
         "into: [a@1, a@2]": "stands in two places",
     },
