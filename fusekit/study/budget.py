@@ -2,9 +2,8 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from math import log
 from typing import Any
 
 from pydantic import ValidationError
@@ -13,31 +12,12 @@ from fusekit.config.spec import Experiment
 from fusekit.errors import ConfigError, FusekitError
 from fusekit.study.cost import Budget, Cost
 from fusekit.study.spec import changed, with_sections
+from fusekit.study.turning import Setting, nearest
 
 KNOB = "encoders.*.width"
 TOLERANCE = 0.1
-RANGE = 4.0
-"""A knob is turned between a fourth and four times what was declared."""
 
 _FORM = re.compile(r"^(encoders|fusion|heads)\.([A-Za-z0-9_*?]+)\.([a-z_]+)$")
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One field that a knob turns: where it stands, what was declared, and what divides it."""
-
-    section: str
-    name: str
-    field: str
-    declared: int
-    grain: int
-
-    def at(self, scale: float) -> int:
-        return max(round(self.declared * scale / self.grain), 1) * self.grain
-
-    @property
-    def path(self) -> str:
-        return f"{self.section}.{self.name}.{self.field}"
 
 
 @dataclass(frozen=True)
@@ -106,10 +86,11 @@ def match(
     knobs: Iterable[str] = (KNOB,),
     tolerance: float = TOLERANCE,
 ) -> Matched:
-    """Turns the knobs, all by one factor, to the cost nearest to the target's.
+    """Turns the knobs to the target's cost: all by one factor, or as near to one as fits.
 
-    What lies within the tolerance as declared stays as it is. What cannot be brought there is
-    given back at its nearest, with a note.
+    What lies within the tolerance as declared stays as it is. Where no common factor comes within
+    it, settings are turned singly by the steps next to it: of what fits, that which strays least
+    from the factor. What cannot be brought there is given back at its nearest, with a note.
 
     Raises:
       FusekitError: a knob has not the right form.
@@ -118,36 +99,23 @@ def match(
     if budget == "none":
         return Matched(experiment, cost, {}, 1.0)
     due = target.of(budget)
-    ratio = cost.of(budget) / due
-    if abs(ratio - 1) <= tolerance:
-        return Matched(experiment, cost, {}, ratio)
+    declared = Matched(experiment, cost, {}, cost.of(budget) / due)
     found = settings(experiment, knobs)
-    best = Matched(experiment, cost, {}, ratio, _note(ratio, budget, knobs, turned_any=bool(found)))
-    tried: dict[tuple[int, ...], float] = {}
-    low, high = 1 / RANGE, RANGE
-    for _ in range(24 if found else 0):
-        scale = (low * high) ** 0.5
-        values = {setting.path: setting.at(scale) for setting in found}
-        key = tuple(values.values())
-        if key not in tried:
-            try:
-                other = turned(experiment, values)
-                cost = Cost(other)
-                tried[key] = cost.of(budget) / due
-            except (ConfigError, ValidationError):
-                tried[key] = float("nan")
-            else:
-                if abs(log(tried[key])) < abs(log(best.ratio)):
-                    best = Matched(other, cost, values, tried[key])
-        if tried[key] != tried[key]:
-            break
-        low, high = (scale, high) if tried[key] < 1 else (low, scale)
-        if high / low < 1 + 0.25 * min(s.grain / s.declared for s in found):
-            break
+    if abs(declared.ratio - 1) <= tolerance:
+        return declared
+
+    def at(values: dict[str, int]) -> Matched | None:
+        try:
+            other = turned(experiment, values)
+            cost = Cost(other)
+            return Matched(other, cost, values, cost.of(budget) / due)
+        except (ConfigError, ValidationError):
+            return None
+
+    best = nearest(found, declared, at, tolerance) if found else declared
     if abs(best.ratio - 1) <= tolerance:
         return best
-    note = _note(best.ratio, budget, knobs, turned_any=bool(found))
-    return Matched(best.experiment, best.cost, best.values, best.ratio, note)
+    return replace(best, note=_note(best.ratio, budget, knobs, turned_any=bool(found)))
 
 
 def _note(ratio: float, budget: Budget, knobs: Iterable[str], *, turned_any: bool) -> str:

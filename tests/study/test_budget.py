@@ -1,14 +1,20 @@
 """Knobs, and budgets that are met or said not to be."""
 
+from dataclasses import dataclass
+from pathlib import Path
+
 import pytest
 
 import fusekit
 from fusekit.errors import FusekitError
+from fusekit.study import strategies
 from fusekit.study.budget import match, settings, turned
 from fusekit.study.cost import Cost
+from fusekit.study.turning import Setting, nearest
 from tests.study import tiny
 
 GATED = {"type": "gated"}
+DIGITS = Path(__file__).parents[2] / "configs/examples/digits/concat.yaml"
 
 
 def test_parameters_are_those_that_a_program_holds():
@@ -81,3 +87,54 @@ def test_widths_stay_multiples_of_heads():
 def test_a_knob_has_a_form():
     with pytest.raises(FusekitError, match="is no knob"):
         settings(tiny.experiment(), ["train.batch"])
+
+
+@pytest.mark.parametrize("budget", ["parameters", "flops"])
+def test_every_strategy_of_the_demo_meets_its_budget(budget):
+    names = ["concat", "sequential", "low_rank_tensor", "expert_gate", "bottleneck", "early"]
+    found = strategies(DIGITS, names)
+    target = Cost(found["concat"])
+    matched = {name: match(one, target, budget) for name, one in found.items()}
+    assert {name: one.note for name, one in matched.items() if not one.fits} == {}
+    for one in matched.values():
+        assert one.cost.of(budget) == pytest.approx(target.of(budget), rel=0.1)
+        assert all(value % 4 == 0 for value in one.values.values())
+
+
+@dataclass
+class _Made:
+    values: dict
+    ratio: float
+
+
+A, B = (Setting("encoders", name, "width", 32, 4) for name in ("a", "b"))
+
+
+def test_settings_are_turned_singly_where_no_factor_fits():
+    """Costs of 28, 28 and 32, 32 are 14 % off; the nearest pair between is 28, 32 or 32, 28."""
+
+    def at(values):
+        a, b = values.values()
+        return _Made(values, (a * b) / 900 * (1.01 if a > b else 1))
+
+    found = nearest([A, B], _Made({}, at({"a": 32, "b": 32}).ratio), at, 0.1)
+    assert tuple(found.values.values()) == (28, 32)
+
+
+def test_widths_that_are_not_possible_narrow_the_range():
+    """The first factors of the search are not possible; those nearer to the declared one are."""
+
+    def at(values):
+        (a,) = values.values()
+        return _Made(values, a / 48) if a < 60 else None
+
+    assert nearest([A], _Made({}, 32 / 48), at, 0.05).values == {A.path: 48}
+
+
+def test_a_hole_in_the_widths_is_stepped_over():
+    def at(values):
+        (a,) = values.values()
+        return _Made(values, a / 48) if a != 48 else None
+
+    found = nearest([A], _Made({}, 32 / 48), at, 0.1)
+    assert found.values in ({A.path: 44}, {A.path: 52})
