@@ -1,11 +1,14 @@
 """The library's front door: load, resolve, compile."""
 
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Mapping
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from fusekit.config import load as load_config
+from fusekit.config.scalars import show
 from fusekit.config.spec import Experiment
+from fusekit.errors import ConfigError, Problem
 from fusekit.graph import Graph
 from fusekit.graph import resolve as resolve_graph
 
@@ -28,10 +31,18 @@ def load(path: str | PathLike[str], overrides: Iterable[str] = ()) -> Experiment
 
 
 def load_graph(path: str | PathLike[str], overrides: Iterable[str] = ()) -> "tuple[Loaded, Graph]":
-    """Like `load`, with the source positions and the graph."""
+    """Like `load`, with the source positions and the graph.
+
+    Warns of what is possible and of little use: without losses nothing can be trained.
+    """
     from fusekit.patterns import check_patterns
 
     loaded = load_config(path, tuple(overrides))
+    if not loaded.experiment.modalities:
+        message, due = "there are no modalities, so nothing can be modelled", "modalities: {…}"
+        raise ConfigError([Problem((), message, expected=due, position=loaded.locate(()))])
+    if not loaded.experiment.losses:
+        warnings.warn("there are no losses, so nothing can be trained", stacklevel=2)
     graph = resolve_graph(loaded.experiment, loaded.locate)
     check_patterns(graph, loaded.locate)
     return loaded, graph
@@ -45,17 +56,24 @@ def experiment(**sections: Any) -> Experiment:
     return Experiment.of({"version": 1, **sections})
 
 
-def resolve(experiment: Experiment) -> Graph:
-    """The checked graph of an experiment. Raises `ConfigError`."""
-    return resolve_graph(experiment)
+def resolve(experiment: Experiment | Mapping[str, Any]) -> Graph:
+    """The checked graph of an experiment, or of its sections. Raises `ConfigError`."""
+    if isinstance(experiment, Experiment):
+        return resolve_graph(experiment)
+    if isinstance(experiment, Mapping):
+        return resolve_graph(Experiment.of(experiment))
+    message, due = "an experiment is due", "what fusekit.load or fusekit.experiment gives"
+    raise ConfigError([Problem((), message, show(experiment), due)])
 
 
-def compile(experiment: Experiment | Graph, **options: Any) -> "Program":
-    """A program for an experiment. `options` are those of `fusekit.program.Program`.
+def compile(experiment: Experiment | Graph | Mapping[str, Any], **options: Any) -> "Program":
+    """A program for an experiment, its sections or its graph.
+
+    `options` are those of `fusekit.program.Program`.
 
     Raises `ConfigError` if the experiment is not possible, `LayoutError` if its mesh is not.
     """
     from fusekit.program import Program
 
-    graph = experiment if isinstance(experiment, Graph) else resolve_graph(experiment)
+    graph = experiment if isinstance(experiment, Graph) else resolve(experiment)
     return Program(graph, **options)

@@ -2,15 +2,16 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from fusekit.component import Count
+from fusekit.config.frozen import FrozenDict
 from fusekit.config.reference import NAME
 from fusekit.config.train import Section
 
 Axis = Literal["data", "fsdp", "tensor", "expert", "sequence"]
 Logical = Annotated[str, Field(pattern=rf"^{NAME}$")]
-Rules = dict[Logical, Axis | tuple[Axis, ...] | None]
+Rules = Annotated[dict[Logical, Axis | tuple[Axis, ...] | None], AfterValidator(FrozenDict)]
 """Logical axis -> the mesh axes over which it is split; null and an empty list: not split."""
 
 
@@ -22,9 +23,11 @@ class Mesh(Section):
     tensor: Count = Field(1, description="splits heads, wide layers and vocabularies")
     expert: Count = Field(1, description="splits experts")
     sequence: Count = Field(1, description="splits tokens")
-    params: Rules = Field(default_factory=dict, description="rules for parameters, over defaults")
+    params: Rules = Field(
+        default_factory=FrozenDict, description="rules for parameters, over defaults"
+    )
     activations: Rules = Field(
-        default_factory=dict, description="rules for activations, over defaults"
+        default_factory=FrozenDict, description="rules for activations, over defaults"
     )
     layers: Literal["auto", "scan", "unroll"] = Field(
         "auto", description="run equal layers as a loop or one by one"

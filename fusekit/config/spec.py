@@ -7,9 +7,9 @@ for files.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from fusekit.component import (
     EncoderSpec,
@@ -21,6 +21,7 @@ from fusekit.component import (
     SourceSpec,
 )
 from fusekit.config import extent
+from fusekit.config.frozen import FrozenDict
 from fusekit.config.mesh import Mesh
 from fusekit.config.meta import Meta
 from fusekit.config.names import check
@@ -33,6 +34,10 @@ from fusekit.config.union import OneOf
 from fusekit.config.validate import scalars, tidy, translate
 from fusekit.errors import ConfigError, Problem
 
+S = TypeVar("S")
+Entries = Annotated[dict[str, S], AfterValidator(FrozenDict)]
+"""A section: specs by name."""
+
 
 class Experiment(Section):
     """What there is, where and how it meets, what is read out and what is optimised."""
@@ -41,26 +46,26 @@ class Experiment(Section):
     meta: Meta = Field(
         default_factory=lambda: Meta.model_validate({}), description="what a reader should know"
     )
-    modalities: dict[str, Annotated[ModalitySpec, OneOf("modality")]] = Field(
-        default_factory=dict, description="everything a batch holds, labels and views too"
+    modalities: Entries[Annotated[ModalitySpec, OneOf("modality")]] = Field(
+        default_factory=FrozenDict, description="everything a batch holds, labels and views too"
     )
-    encoders: dict[str, Annotated[EncoderSpec, OneOf("encoder")]] = Field(
-        default_factory=dict, description="every stack: encoders, trunks, decoders"
+    encoders: Entries[Annotated[EncoderSpec, OneOf("encoder")]] = Field(
+        default_factory=FrozenDict, description="every stack: encoders, trunks, decoders"
     )
-    fusion: dict[str, Annotated[FusionSpec, OneOf("fusion")]] = Field(
-        default_factory=dict, description="where and how streams meet"
+    fusion: Entries[Annotated[FusionSpec, OneOf("fusion")]] = Field(
+        default_factory=FrozenDict, description="where and how streams meet"
     )
-    heads: dict[str, Annotated[HeadSpec, OneOf("head")]] = Field(
-        default_factory=dict, description="what is read out"
+    heads: Entries[Annotated[HeadSpec, OneOf("head")]] = Field(
+        default_factory=FrozenDict, description="what is read out"
     )
-    losses: dict[str, Annotated[LossSpec, OneOf("loss")]] = Field(
-        default_factory=dict, description="what is optimised"
+    losses: Entries[Annotated[LossSpec, OneOf("loss")]] = Field(
+        default_factory=FrozenDict, description="what is optimised"
     )
-    metrics: dict[str, Annotated[MetricSpec, OneOf("metric")]] = Field(
-        default_factory=dict, description="what is measured"
+    metrics: Entries[Annotated[MetricSpec, OneOf("metric")]] = Field(
+        default_factory=FrozenDict, description="what is measured"
     )
-    data: dict[str, Annotated[SourceSpec, OneOf("source")]] = Field(
-        default_factory=dict, description="named sources"
+    data: Entries[Annotated[SourceSpec, OneOf("source")]] = Field(
+        default_factory=FrozenDict, description="named sources"
     )
     train: Train = Field(
         default_factory=lambda: Train.model_validate({}), description="how the parameters are found"

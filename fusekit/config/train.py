@@ -2,9 +2,10 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from fusekit.component import Count, OptimizerSpec, Positive, ScheduleSpec
+from fusekit.config.frozen import FrozenDict
 from fusekit.config.reference import NAME
 from fusekit.config.union import OneOf, read
 from fusekit.config.words import Say
@@ -37,6 +38,10 @@ class Group(Section):
     weight_decay: Factor | None = Field(None, description="in place of the optimizer's")
 
 
+GroupName = Annotated[str, Field(pattern=rf"^{NAME}$")]
+Groups = Annotated[dict[GroupName, Group], AfterValidator(FrozenDict)]
+
+
 def _default(slot: str, name: str) -> Any:
     component, problems = read(slot, {"type": name})
     if component is None:
@@ -63,8 +68,9 @@ class Train(Section):
         description="the learning rate over the steps",
     )
     clip: Positive | None = Field(None, description="the largest global norm of a gradient")
-    groups: dict[Annotated[str, Field(pattern=rf"^{NAME}$")], Group] = Field(
-        default_factory=dict, description="parameters with another rate or decay; the first fits"
+    groups: Groups = Field(
+        default_factory=FrozenDict,
+        description="parameters with another rate or decay; the first fits",
     )
     trainable: tuple[Glob, ...] | None = Field(
         None, description="the parameters that change, as globs; all others are frozen; default all"

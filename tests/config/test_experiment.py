@@ -1,5 +1,7 @@
 """Experiments built in Python, their frozen specs, and the way back to YAML."""
 
+import copy
+import pickle
 import subprocess
 import sys
 from types import ModuleType
@@ -9,6 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from fusekit.config import Experiment, dump, dump_resolved, experiment, loads
+from fusekit.config.frozen import FrozenDict
 from fusekit.errors import ConfigError, Problem
 
 SECTIONS: dict[str, Any] = {
@@ -146,6 +149,25 @@ def test_it_is_frozen():
     for holder, name in ((made, "train"), (made.train, "seed"), (made.encoders["image"], "depth")):
         with pytest.raises(ValidationError):
             setattr(holder, name, 1)
+    train, mesh = made.train, made.mesh
+    for mapping in (made.fusion, made.data, train.groups, mesh.params, Experiment().heads):
+        for change in ("x", "cross"):
+            with pytest.raises(TypeError, match="an experiment is frozen"):
+                mapping[change] = None  # pyright: ignore
+        with pytest.raises(TypeError, match="an experiment is frozen"):
+            mapping.clear()
+
+
+def test_frozen_sections_copy_and_pickle():
+    made = Experiment(**SECTIONS)
+    for again in (copy.deepcopy(made), made.model_copy()):
+        assert again == made
+        assert dump(again) == dump(made)
+        assert type(again.fusion) is FrozenDict
+    again = pickle.loads(pickle.dumps(made.mesh.params))
+    assert (again, type(again)) == (made.mesh.params, FrozenDict)
+    assert type({**made.fusion}) is dict
+    assert type(made.fusion | {}) is dict
 
 
 def test_defaults():

@@ -21,6 +21,7 @@ import pytest
 
 from fusekit.config import load
 from fusekit.errors import ConfigError, ProblemsError
+from fusekit.graph import Graph, resolve
 
 GOLDEN = Path(__file__).with_name("golden")
 WRITE = os.environ.get("FUSEKIT_GOLDEN") == "write"
@@ -46,6 +47,11 @@ def compare(folder: Path, name: str, check: Callable[[str, list[str]], Any]) -> 
     assert found == due.read_text(encoding="utf-8")
 
 
+def checked(file: str, over: list[str]) -> Graph:
+    loaded = load(file, over)
+    return resolve(loaded.experiment, loaded.locate)
+
+
 @pytest.mark.parametrize("name", LANGUAGE)
 @pytest.mark.usefixtures("fakes")
 def test_language(name: str, monkeypatch: pytest.MonkeyPatch):
@@ -55,16 +61,19 @@ def test_language(name: str, monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.parametrize("name", GRAPH)
 def test_graph(name: str, monkeypatch: pytest.MonkeyPatch):
-    from fusekit.graph import resolve
-
     monkeypatch.chdir(GOLDEN / "graph")
-    compare(GOLDEN / "graph", name, lambda file, over: resolve(load(file, over)))
+    compare(GOLDEN / "graph", name, checked)
 
 
 @pytest.mark.usefixtures("fakes")
 def test_the_base_itself_is_right(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(GOLDEN)
     assert load("base/good.yaml").experiment.version == 1
+
+
+def test_the_base_of_graphs_is_right(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(GOLDEN / "graph")
+    assert [*checked("base/good.yaml", []).losses] == ["digit"]
 
 
 def test_every_message_has_its_config():
