@@ -21,9 +21,7 @@ def test_mean_over_rows(signature):
         def loss(given):
             return scalar(run(SPEC, inputs, {"input": Stream(given)}, rows))
 
-        value = float(loss(jnp.asarray(values)))
-        np.testing.assert_allclose(value, values[rows].mean(), rtol=1e-12)
-        gradient(loss, values)
+        gradient(loss, values, lambda given: given[rows].mean())
         inert(SPEC, inputs, {"input": Stream(jnp.asarray(values))}, rows, role="input")
 
 

@@ -38,10 +38,11 @@ def test_against_numpy(spec, penalty, shapes):
         def loss(values):
             return scalar(run(spec, inputs, {"prediction": Stream(values), "target": given}, rows))
 
-        difference = (prediction - target.reshape(prediction.shape))[rows]
-        expected = np.mean([penalty(float(e)) for e in difference.flat])
-        np.testing.assert_allclose(float(loss(jnp.asarray(prediction))), expected, rtol=1e-12)
-        gradient(loss, prediction)
+        def plain(values):
+            difference = (values - target.reshape(values.shape))[rows]
+            return np.mean([penalty(float(e)) for e in difference.flat])
+
+        gradient(loss, prediction, plain)
         streams = {"prediction": Stream(jnp.asarray(prediction)), "target": given}
         inert(spec, inputs, streams, rows)
         inert(spec, inputs, streams, rows, role="target")
