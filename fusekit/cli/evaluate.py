@@ -34,4 +34,5 @@ def command(
     if as_json:
         typer.echo(text, nl=False)
     else:
-        print_metrics(f"{split}, step {opened.step}", values)
+        which = f", replica {replica} of {opened.replicas}" if opened.replicas > 1 else ""
+        print_metrics(f"{split}, step {opened.step}{which}", values)

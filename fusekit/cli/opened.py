@@ -1,9 +1,8 @@
 """Runs and configs, opened for evaluation and prediction."""
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,12 +24,14 @@ class Opened:
     Args:
       experiment: what it was made from.
       step: of the state; `None` where it is fresh.
+      replicas: how many the run has; the state is that of one.
     """
 
     experiment: "Experiment"
     program: "Program"
     state: Any
     step: int | None
+    replicas: int = 1
 
 
 def open_run(
@@ -49,17 +50,18 @@ def open_run(
         raise UsageError(f"{folder} is no run folder: it has no config.yaml")
     opened = open_config(str(config), sets, fresh=False)
     from fusekit.train.checkpoint import Checkpoints
+    from fusekit.train.run import Run
 
-    count = _replicas(folder)
+    count = Run(folder).replicas()
     if not 0 <= replica < count:
         raise UsageError(f"replica {replica} does not exist: the run has {count}")
-    best = folder / ("best" if count == 1 else f"best_{replica}")
-    if which == "best" and best.is_dir():
-        state = Checkpoints(best, wait=True).replica(opened.program)
+    best = Checkpoints(folder / ("best" if count == 1 else f"best_{replica}"), wait=True)
+    if which == "best" and best.steps():
+        state = best.replica(opened.program)
     else:
         latest = Checkpoints(folder / "checkpoints", wait=True)
         state = latest.restore(opened.program, replica=replica).state
-    return Opened(opened.experiment, opened.program, state, int(state.step))
+    return replace(opened, state=state, step=int(state.step), replicas=count)
 
 
 def open_config(config: str, sets: list[str] | None, *, fresh: bool = True) -> Opened:
@@ -70,14 +72,6 @@ def open_config(config: str, sets: list[str] | None, *, fresh: bool = True) -> O
 
     program = Program(graph, layout=layout_of(loaded.experiment))
     return Opened(loaded.experiment, program, program.init() if fresh else None, None)
-
-
-def _replicas(folder: Path) -> int:
-    try:
-        text = (folder / "summary.json").read_text(encoding="utf-8")
-        return int(json.loads(text).get("replicas", 1))
-    except (OSError, ValueError):
-        return 1
 
 
 @contextmanager

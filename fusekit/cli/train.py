@@ -1,5 +1,6 @@
 """`fusekit train`: from a config to a folder with a trained model."""
 
+import shlex
 import signal
 from pathlib import Path
 from typing import Annotated
@@ -27,8 +28,9 @@ def command(
         typer.Option(metavar="FOLDER", help="take parameters from a folder of checkpoints"),
     ] = None,
     replicas: Annotated[
-        int, typer.Option(min=1, metavar="N", help="train N seeds side by side")
-    ] = 1,
+        int | None,
+        typer.Option(min=1, metavar="N", help="train N seeds side by side; --resume knows them"),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="show no progress")] = False,
 ) -> None:
     """Train; leaves a folder with all results."""
@@ -57,7 +59,7 @@ def command(
     )
     if result.stopped is not None:
         typer.echo(f"{result.stopped} after step {result.steps}; to go on:", err=True)
-        typer.echo(f"    fusekit train --resume {result.folder}", err=True)
+        typer.echo(f"    fusekit train --resume {shlex.quote(str(result.folder))}", err=True)
         raise typer.Exit(128 + signal.Signals[result.stopped].value)
     for split, values in result.metrics.items():
         print_metrics(split, values)

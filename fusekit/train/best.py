@@ -1,12 +1,15 @@
 """The best state by `train.select`, for each replica by itself."""
 
+import warnings
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fusekit.errors import CheckpointError
 from fusekit.program import Program
+from fusekit.train.checkpoint import DamagedWarning
 from fusekit.train.replicas import joined, step_of
 from fusekit.train.run import Run, Values, columns_of
 from fusekit.train.state import TrainState
@@ -36,7 +39,16 @@ class Best:
         kept = run.best(index, self.program.replicas)
         if not kept.steps():
             return
-        step = kept.newest()
+        try:
+            step = kept.newest()
+        except CheckpointError as error:
+            warnings.warn(
+                f"the best state so far is lost, and chosen anew from here on: {error}",
+                DamagedWarning,
+                stacklevel=2,
+            )
+            kept.set_aside_after(-1)
+            return
         extra = kept.about(step)["extra"]
         if extra.get("metric") == self.metric:
             self.values[index], self.steps[index] = extra["value"], step

@@ -30,6 +30,7 @@ def environment() -> dict[str, Any]:
         "processes": jax.process_count(),
         "command": list(sys.argv),
         "git": commit(Path.cwd()),
+        "fusekit_git": own_commit(),
     }
 
 
@@ -59,6 +60,12 @@ def commit(folder: Path) -> dict[str, Any] | None:
     if not head:
         return None
     return {"commit": head, "changed": bool(_git(folder, "status", "--porcelain"))}
+
+
+def own_commit() -> dict[str, Any] | None:
+    """The git commit of fusekit itself, where it is run from a repository (installed editable)."""
+    file = Path(__file__).resolve()
+    return commit(file.parent) if _git(file.parent, "ls-files", file.name) else None
 
 
 def _git(folder: Path, *words: str) -> str:

@@ -12,12 +12,14 @@ import numpy as np
 
 from fusekit.config.spec import Experiment
 from fusekit.data.pipeline import Pipeline
+from fusekit.errors import FusekitError
 from fusekit.graph import resolve
 from fusekit.layout import AXES, Layout
 from fusekit.program import Program
 from fusekit.train.checkpoint import Checkpoints
 from fusekit.train.evaluate import evaluate
 from fusekit.train.loop import Fitted, check_selection, fit, resumed, steps_of
+from fusekit.train.replicas import step_of
 from fusekit.train.run import Run
 
 
@@ -51,7 +53,7 @@ def train(
     name: str | None = None,
     resume: str | PathLike[str] | None = None,
     start: str | PathLike[str] | None = None,
-    replicas: int = 1,
+    replicas: int | None = None,
     progress: bool = True,
     pictures: Sequence[tuple[str, str]] = (),
 ) -> Result:
@@ -63,7 +65,8 @@ def train(
       name: of the run; default `meta.name`.
       resume: the folder of a run to go on with.
       start: a folder of checkpoints whose parameters to start from.
-      replicas: how many seeds to train side by side, from `train.seed` on.
+      replicas: how many seeds to train side by side, from `train.seed` on; default one, or as
+        many as the run has that is gone on with.
       progress: whether to show how it goes on standard error.
       pictures: for the report; see `fusekit.train.report.report`.
 
@@ -74,16 +77,22 @@ def train(
     """
     began = time.monotonic()
     graph = resolve(experiment)
+    run = None if resume is None else Run.reopen(resume, experiment)
+    count = _count(run, replicas)
     pipelines = open_splits(experiment)
     try:
         total = steps_of(experiment, pipelines["train"])
-        program = Program(graph, layout=layout_of(experiment), steps=total, replicas=replicas)
-        if resume is not None:
-            run = Run.reopen(resume, experiment)
+        program = Program(graph, layout=layout_of(experiment), steps=total, replicas=count)
+        if run is None:
+            run, restored = Run.create(experiment, root=run_root, name=name, replicas=count), None
         else:
-            run = Run.create(experiment, root=run_root, name=name)
+            check_selection(program.train, pipelines.get("validation"))
+            restored = resumed(program, pipelines["train"], run)
+            run.take(experiment, count, step_of(restored))
         try:
-            return _train(program, pipelines, run, total, resume, start, progress, pictures, began)
+            return _train(
+                program, pipelines, run, total, restored, start, progress, pictures, began
+            )
         finally:
             run.close()
     finally:
@@ -96,7 +105,7 @@ def _train(
     pipelines: dict[str, Pipeline],
     run: Run,
     total: int,
-    resuming: Any,
+    restored: Any,
     start: Any,
     progress: bool,
     pictures: Sequence[tuple[str, str]],
@@ -113,12 +122,9 @@ def _train(
     }
     try:
         check_selection(program.train, pipelines.get("validation"))
-        if resuming is not None:
-            state = resumed(program, pipelines["train"], run)
-        else:
-            state = program.init()
-            if start is not None:
-                state = Checkpoints(start).parameters_only(program, state)
+        state = program.init() if restored is None else restored
+        if restored is None and start is not None:
+            state = Checkpoints(start).parameters_only(program, state)
         fitted = fit(
             program,
             state,
@@ -163,8 +169,23 @@ def _final(
         )
     if "test" in pipelines:
         metrics["test"] = evaluate(program, state, pipelines["test"])
-        run.log(fitted.steps, "test", metrics["test"])
+        run.log(_step(fitted), "test", metrics["test"])
     return metrics
+
+
+def _step(fitted: Fitted) -> int:
+    """The step of the state that is handed out; of several replicas the latest."""
+    return max((step or fitted.steps for step in fitted.best_steps), default=fitted.steps)
+
+
+def _count(run: Run | None, asked: int | None) -> int:
+    """How many replicas to train. Raises `FusekitError` if the run has another number."""
+    if run is None:
+        return asked or 1
+    count = run.replicas()
+    if asked not in (None, count):
+        raise FusekitError(f"{run.folder} trains {count} replicas, not {asked}")
+    return count
 
 
 def open_splits(experiment: Experiment) -> dict[str, Pipeline]:

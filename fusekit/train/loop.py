@@ -19,6 +19,9 @@ from fusekit.train.replicas import step_of
 from fusekit.train.run import Run, Values, columns_of
 from fusekit.train.stop import Stop
 
+OWED = "evaluation"
+"""In a checkpoint: its state has yet to be evaluated."""
+
 
 @dataclass(frozen=True)
 class Fitted:
@@ -68,7 +71,8 @@ def fit(
 
     Evaluates `validation` every `train.evaluate_every` steps (default: each epoch) and at the
     end; with a run, writes a checkpoint every `train.checkpoint_every` (default: each epoch) and
-    at the end. On SIGTERM or Ctrl-C it writes a checkpoint and returns.
+    at the end. On SIGTERM or Ctrl-C it writes a checkpoint and returns; an evaluation that was due
+    then comes first when the run goes on.
 
     Args:
       program: the program.
@@ -96,9 +100,21 @@ def fit(
     measured: Values | None = None
     stopped: str | None = None
     batches = iter(pipeline)
+
+    def measure(state: Any, step: int) -> Values:
+        found: Values = evaluate(program, state, validation or ())
+        _tell(found, step, run, shown)
+        if best is not None:
+            best.offer(state, found)
+        return found
+
     with Progress(steps, start=start, show=progress) as shown, Stop() as stop:
         record = Record(steps, guard, run, shown)
+        if start < steps:
+            shown.say("compiling")
         try:
+            if validation is not None and _owed(run, start):
+                measured = measure(state, start)
             for step in range(start + 1, steps + 1):
                 batch = next(batches)
                 streams: Any = batch.streams if isinstance(batch, Batch) else batch
@@ -113,14 +129,11 @@ def fit(
                     for done in window.drain():
                         record.add(*done)
                     guard.check_state(step, state)
-                if measures and validation is not None and not stopped:
-                    found: Values = evaluate(program, state, validation)
-                    measured = found
-                    _tell(found, step, run, shown)
-                    if best is not None:
-                        best.offer(state, found)
+                if measures and not stopped:
+                    measured = measure(state, step)
                 if saves and run is not None:
-                    run.checkpoints.save(program, state, data=pipeline.state())
+                    extra = {OWED: True} if measures and stopped else None
+                    run.checkpoints.save(program, state, data=pipeline.state(), extra=extra)
                 if stopped:
                     shown.say(f"{stopped}: leaving after step {step} of {steps}")
                     break
@@ -147,6 +160,13 @@ def check_selection(train: Train, validation: Any) -> None:
             f"train.select: {train.select} is measured on validation rows, and there are none;"
             " declare some, such as split: {validation: 0.1} on a source"
         )
+
+
+def _owed(run: Run | None, step: int) -> bool:
+    """Whether the run was stopped at this step before the evaluation that was due."""
+    if run is None or step not in run.checkpoints.steps():
+        return False
+    return bool(run.checkpoints.about(step)["extra"].get(OWED))
 
 
 def _tell(values: Values, step: int, run: Run | None, shown: Progress) -> None:

@@ -24,7 +24,8 @@ import jax
 
 from fusekit.config import dump_resolved
 from fusekit.config.spec import Experiment
-from fusekit.errors import FusekitError
+from fusekit.errors import CheckpointError, FusekitError
+from fusekit.train.anchor import anchored
 from fusekit.train.checkpoint import Checkpoints
 from fusekit.train.environment import environment
 from fusekit.train.files import tame, write, write_json
@@ -52,11 +53,12 @@ class Run:
         *,
         root: str | PathLike[str] = "runs",
         name: str | None = None,
+        replicas: int = 1,
     ) -> "Run":
-        """A new folder with the config and the environment in it.
+        """A new folder with the config, the environment and how many replicas there are in it.
 
         Raises:
-          FusekitError: the name cannot be that of a folder.
+          FusekitError: the name cannot be that of a folder, or the folder cannot be made.
         """
         name = name or experiment.meta.name or "run"
         if Path(name).name != name or name in (".", ".."):
@@ -66,13 +68,15 @@ class Run:
         run = cls(folder)
         if run.writes:
             run = cls(_fresh(folder))
-            write(run.folder / "config.yaml", dump_resolved(experiment))
+            run.take(experiment, replicas)
             write_json(run.folder / "environment.json", environment())
         return run
 
     @classmethod
     def reopen(cls, folder: str | PathLike[str], experiment: Experiment) -> "Run":
         """A folder to go on in. Warns if the experiment is another than it was.
+
+        Nothing is written: `take` writes the experiment, once its state has been restored.
 
         Raises:
           FusekitError: it is no run folder.
@@ -81,16 +85,37 @@ class Run:
         config = folder / "config.yaml"
         if not config.is_file():
             raise FusekitError(f"{folder} is no run folder: it has no config.yaml")
-        run, text = cls(folder), dump_resolved(experiment)
+        run, text = cls(folder), dump_resolved(anchored(experiment))
         before = config.read_text(encoding="utf-8")
         if before != text:
             warnings.warn(
                 f"the experiment differs from that of {folder}: {_difference(before, text)}",
                 stacklevel=2,
             )
-            if run.writes:
-                write(config, text)
         return run
+
+    def take(self, experiment: Experiment, replicas: int, step: int = 0) -> None:
+        """Writes down that the run trains an experiment from a step on, paths from the root."""
+        if self.writes:
+            write(self.folder / "config.yaml", dump_resolved(anchored(experiment)))
+            name = self.folder.parent.name
+            summary = {"name": name, "status": "running", "steps": step, "seconds": 0.0}
+            write_json(
+                self.folder / "summary.json", {**summary, "metrics": {}, "replicas": replicas}
+            )
+
+    def replicas(self) -> int:
+        """How many replicas the run trains: as its checkpoints say, or else its summary."""
+        for step in reversed(self.checkpoints.steps()):
+            try:
+                return int(self.checkpoints.about(step)["replicas"])
+            except (CheckpointError, KeyError):
+                continue
+        try:
+            text = (self.folder / "summary.json").read_text(encoding="utf-8")
+            return int(json.loads(text).get("replicas", 1))
+        except (OSError, ValueError):
+            return 1
 
     @cached_property
     def checkpoints(self) -> Checkpoints:
@@ -116,7 +141,7 @@ class Run:
         """A line of metrics, and TensorBoard events.
 
         Args:
-          step: steps done.
+          step: of the state that the values belong to.
           split: train, validation or test.
           values: by name; a list, one a replica, gives lists.
         """
@@ -139,10 +164,14 @@ class Run:
                     self._events.add_scalar(tag, float(one), step)
 
     def rewind(self, step: int) -> None:
-        """Deletes metrics of steps after `step`: they will be written again."""
+        """Deletes metrics that will be written again: of steps after `step`, and of the test."""
         path = self.folder / "metrics.jsonl"
         if self.writes and path.is_file():
-            kept = [line for line in read_metrics(self.folder) if line["step"] <= step]
+            kept = [
+                line
+                for line in read_metrics(self.folder)
+                if line["step"] <= step and line["split"] != "test"
+            ]
             write(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
 
     def finish(
@@ -182,7 +211,10 @@ def _columns(values: Values) -> dict[str, Any]:
 
 
 def _fresh(folder: Path) -> Path:
-    """Makes the folder; if one started in the same second, the next free name."""
+    """Makes the folder; if one started in the same second, the next free name.
+
+    Raises `FusekitError` if it cannot be made.
+    """
     number = 1
     while True:
         tried = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
@@ -190,6 +222,8 @@ def _fresh(folder: Path) -> Path:
             tried.mkdir(parents=True)
         except FileExistsError:
             number += 1
+        except OSError as error:
+            raise FusekitError(f"{tried} cannot be made: {error.strerror or error}") from error
         else:
             return tried
 

@@ -261,3 +261,45 @@ def test_a_bar_where_there_is_a_terminal():
     assert "2/4" in text
     assert "loss 1.5" in text
     assert "step 2/4  validation: accuracy 0.25" in text
+
+
+def test_an_evaluation_that_a_signal_put_off_is_made_up_for(selecting, pipeline, validation, run):
+    """The best of steps 3, 6 and 8 is the same whether or not training was stopped at 3."""
+
+    def change(count, streams):
+        if count == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return streams
+
+    cut = fit(selecting, selecting.init(), Altered(pipeline, change), steps=8,
+              validation=validation, run=run, progress=False)  # fmt: skip
+    assert (cut.steps, cut.validation) == (3, None)
+    with contextlib.closing(tiny.pipeline("train")) as again:
+        state = resumed(selecting, again, run)
+        found = fit(selecting, state, again, steps=8, validation=validation, run=run,
+                    progress=False)  # fmt: skip
+    assert [step for step, _ in trained(run, "validation")] == [3, 6, 8]
+    with contextlib.closing(tiny.pipeline("train")) as other:
+        whole = fit(selecting, selecting.init(), other, steps=8, validation=validation,
+                    progress=False)  # fmt: skip
+    assert found.best_steps == whole.best_steps
+    assert found.best_values == whole.best_values
+
+
+def test_a_damaged_best_state_is_set_aside(selecting, pipeline, validation, run):
+    fit(selecting, selecting.init(), pipeline, steps=4, validation=validation, run=run,
+        progress=False)  # fmt: skip
+    (step,) = run.best().steps()
+    (run.best().folder / str(step) / "digests.json").write_text("{")
+    with contextlib.closing(tiny.pipeline("train")) as again:
+        state = resumed(selecting, again, run)
+        with pytest.warns(DamagedWarning, match="best state so far is lost"):
+            found = fit(selecting, state, again, steps=8, validation=validation, run=run,
+                        progress=False)  # fmt: skip
+    assert found.best_steps[0] in (6, 8)
+    assert (run.best().folder / f"damaged-{step}-0").is_dir()
+
+
+def test_compiling_is_told(program, pipeline, capsys):
+    fit(program, program.init(), pipeline, steps=1)
+    assert capsys.readouterr().err.splitlines()[0] == "compiling"

@@ -149,3 +149,73 @@ def test_files_are_replaced_whole(tmp_path, monkeypatch):
         write(path, "half")
     assert json.loads(path.read_text()) == {"a": 1}
     assert [p.name for p in Path(tmp_path).iterdir()] == ["a.json"]
+
+
+def contents(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("change", [{"width": 6}, {"train": {"batch": 5}}])
+def test_a_resume_that_fails_leaves_the_run_as_it_was(result, change):
+    before = contents(result.folder)
+    train_section = {"select": "gap", **change.pop("train", {})}
+    other = tiny.experiment(train_section, **change)
+    with pytest.warns(UserWarning, match="differs"), pytest.raises(FusekitError):
+        train(other, resume=result.folder, progress=False)
+    assert contents(result.folder) == before
+
+
+def test_the_number_of_replicas_is_remembered(tmp_path):
+    declared = tiny.experiment({"steps": 2})
+    folder = train(declared, run_root=tmp_path, replicas=2, progress=False).folder
+    with pytest.raises(FusekitError, match="trains 2 replicas, not 3"):
+        train(declared, resume=folder, replicas=3, progress=False)
+    (folder / "summary.json").unlink()
+    with pytest.warns(UserWarning, match="differs"):
+        longer = train(tiny.experiment({"steps": 3}), resume=folder, progress=False)
+    assert longer.steps == 3
+    assert len(longer.metrics["test"]) == 2
+
+
+def test_a_run_without_checkpoints_remembers_its_replicas(tmp_path):
+    run = Run.create(tiny.experiment(), root=tmp_path, name="n", replicas=2)
+    assert Run.reopen(run.folder, tiny.experiment()).replicas() == 2
+    assert json.loads((run.folder / "summary.json").read_text())["status"] == "running"
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_with_its_name(tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(FusekitError, match=r"file/n/.* cannot be made"):
+        Run.create(tiny.experiment(), root=file, name="n")
+
+
+def test_test_metrics_stand_at_the_best_step_and_once(tmp_path):
+    declared = tiny.experiment({"select": "accuracy", "learning_rate": 1e-9})  # all are equal
+    first = train(declared, run_root=tmp_path, progress=False)
+    again = train(declared, resume=first.folder, progress=False)
+    lines = [line for line in read_metrics(first.folder) if line["split"] == "test"]
+    assert [line["step"] for line in lines] == list(again.fitted.best_steps)
+    assert [line["step"] for line in lines] == [3]
+
+
+def test_paths_of_data_are_absolute_in_the_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = {
+        "a": {"type": "table", "path": "rows.csv"},
+        "b": {"type": "table", "path": "~/rows.csv"},
+        "c": {"type": "webdataset", "shards": {"train": "train-*.tar"}},
+    }
+    run = Run.create(tiny.experiment(data=data), root="runs", name="n")
+    written = load(run.folder / "config.yaml").experiment.data
+    assert written["a"].path == tmp_path / "rows.csv"
+    assert str(written["b"].path) == "~/rows.csv"
+    assert written["c"].shards == {"train": str(tmp_path / "train-*.tar")}
+
+
+def test_the_environment_tells_fusekits_own_commit(tmp_path, monkeypatch):
+    here = environment()["fusekit_git"]
+    monkeypatch.chdir(tmp_path)
+    assert environment()["git"] is None
+    assert environment()["fusekit_git"] == here
+    assert here is None or re.fullmatch("[0-9a-f]{40,64}", here["commit"])

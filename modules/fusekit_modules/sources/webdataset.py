@@ -32,6 +32,14 @@ class WebdatasetSpec(SourceSpec):
     def examples(cls) -> list[dict[str, Any]]:
         return [{"shards": {"train": "train-*.tar", "test": "test-*.tar"}}]
 
+    def anchored(self, folder: Path) -> "WebdatasetSpec":
+        """The same with paths from the root, those from `folder` on and no others changed."""
+        shards = {
+            split: pattern if pattern.startswith("~") else str(folder / pattern)
+            for split, pattern in self.shards.items()
+        }
+        return self.model_copy(update={"shards": shards})
+
     def rows(self, modalities: Mapping[str, ModalitySpec]) -> Rows:
         parts = {}
         for split, pattern in self.shards.items():
