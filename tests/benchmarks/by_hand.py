@@ -1,7 +1,8 @@
 """Five multimodal classifiers as one would write them by hand in plain JAX.
 
 Nothing of fusekit or flax: nested dicts of arrays, `jnp`, and optax. Parameters have the names
-and shapes that fusekit's have, so that one set of values serves both.
+and shapes that fusekit's have, so that one set of values serves both; depths follow from them.
+Nothing is dropped out.
 """
 
 import math
@@ -13,6 +14,8 @@ import jax.numpy as jnp
 import optax
 
 Params = Any
+IMAGE, AUDIO = (1, 8), (1, 32)
+"""The patches."""
 
 
 def nested(flat: Mapping[str, Any]) -> Params:
@@ -68,38 +71,38 @@ def embed(p: Params, x: Any, patch: tuple[int, int]) -> Any:
     return jnp.concatenate([jnp.broadcast_to(first, (b, *first.shape)), x], 1)
 
 
-def vit(p: Params, x: Any, patch: tuple[int, int], depth: int = 3) -> Any:
-    x = embed(p, x, patch)
-    for k in range(depth):
-        x = block(p["layers"][str(k)], x)
-    return norm(p["end"]["norm"], x)
+def blocks(p: Params, x: Any) -> Any:
+    for k in range(len(p)):
+        x = block(p[str(k)], x)
+    return x
+
+
+def vit(p: Params, x: Any, patch: tuple[int, int]) -> Any:
+    return norm(p["end"]["norm"], blocks(p["layers"], embed(p, x, patch)))
 
 
 def towers(p: Params, batch: Mapping[str, Any]) -> tuple[Any, Any]:
     """The first token of each modality's own transformer."""
-    image = vit(p["image"], batch["image"], (2, 2))[:, 0]
-    return image, vit(p["audio"], batch["audio"], (1, 32))[:, 0]
+    image = vit(p["image"], batch["image"], IMAGE)[:, 0]
+    return image, vit(p["audio"], batch["audio"], AUDIO)[:, 0]
 
 
 def early(p: Params, batch: Mapping[str, Any]) -> Any:
-    image = embed(p["image"], batch["image"], (2, 2))
-    audio = embed(p["audio"], batch["audio"], (1, 32))
+    image = embed(p["image"], batch["image"], IMAGE)
+    audio = embed(p["audio"], batch["audio"], AUDIO)
     p = p["joint"]
     first = p["readout"]["tokens"]
     first = jnp.broadcast_to(first, (len(image), *first.shape))
     x = jnp.concatenate([first, image, audio], 1)
-    for k in range(3):
-        x = block(p["tower"]["layers"][str(k)], x)
-    return norm(p["tower"]["norm"], x)[:, 0]
+    return norm(p["tower"]["norm"], blocks(p["tower"]["layers"], x))[:, 0]
 
 
 def bottleneck(p: Params, batch: Mapping[str, Any]) -> Any:
-    x = block(p["image"]["layers"]["0"], embed(p["image"], batch["image"], (2, 2)))
-    y = block(p["audio"]["layers"]["0"], embed(p["audio"], batch["audio"], (1, 32)))
+    x, y = embed(p["image"], batch["image"], IMAGE), embed(p["audio"], batch["audio"], AUDIO)
     tokens = p["exchange"]["tokens"]
     count, n, m = len(tokens), x.shape[1], y.shape[1]
     z = jnp.broadcast_to(tokens, (len(x), *tokens.shape))
-    for k in ("1", "2"):
+    for k in sorted(p["image"]["layers"]):
         x = block(p["image"]["layers"][k], jnp.concatenate([x, z], 1))
         y = block(p["audio"]["layers"][k], jnp.concatenate([y, z], 1))
         z = (x[:, n : n + count] + y[:, m : m + count]) / 2
