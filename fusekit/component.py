@@ -94,6 +94,10 @@ class Component(BaseModel):
 class NodeSpec(Component):
     """A component that is a node of the graph, with a name that others can refer to."""
 
+    link: ClassVar[Literal["none", "softmax", "sigmoid", "inputs"]] = "none"
+    """What makes probabilities of its values, over the last axis. `inputs`, of a fusion that
+    combines answers: what makes them of those (see `fusekit.graph.link`)."""
+
     keep: bool = Field(False, description="allow that nothing uses this node")
 
     def points(self) -> int:
@@ -260,9 +264,6 @@ class HeadSpec(NodeSpec):
     """Reads a stream out: logits, values, projections."""
 
     slot: ClassVar[str] = "head"
-    link: ClassVar[Literal["none", "softmax", "sigmoid"]] = "none"
-    """What makes probabilities of its values, over the last axis."""
-
     input: Ref = Field(description="what it reads")
 
 

@@ -24,6 +24,7 @@ from fusekit.component import OperatorSpec
 from fusekit.context import Collector, Context, Mode
 from fusekit.errors import DataError, nearest
 from fusekit.graph.graph import Graph
+from fusekit.graph.link import answering
 from fusekit.graph.node import Key
 from fusekit.graph.packing import names_of, pack, step_name, unpack, unstacked
 from fusekit.graph.units import Template
@@ -437,7 +438,7 @@ class Program:
 
     @cached_property
     def _predicted(self) -> tuple[Key, ...]:
-        reads = [r for name in self.graph.heads for r in self.graph.outputs_of(name)]
+        reads = [r for name in answering(self.graph) for r in self.graph.outputs_of(name)]
         return tuple(r.key for r in reads)
 
     def _predict(self, state: TrainState, batch: Mapping[str, Stream]) -> dict[str, Any]:
@@ -446,7 +447,7 @@ class Program:
             state.params, state.variables, batch, context=context, wanted=self._predicted
         )
         found: dict[str, Any] = {}
-        for name in self.graph.heads:
+        for name in answering(self.graph):
             reads = self.graph.outputs_of(name)
             streams = [read(values, r) for r in reads]
             for k, stream in enumerate(streams):
@@ -458,8 +459,8 @@ class Program:
         return jax.jit(self._predict)
 
     def predict(self, state: TrainState, batch: Batch) -> dict[str, Stream]:
-        """What every head answers; needs no labels. Rows that lack all inputs of a head have
-        `presence` false in its stream."""
+        """What every head answers, and what fusions make of their answers; needs no labels. Rows
+        that lack all inputs of a head have `presence` false in its stream."""
         return self._compiled_predict(state, self.batch(batch, wanted=list(self._predicted)))
 
 

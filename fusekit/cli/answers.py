@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fusekit.component import HeadSpec
 from fusekit.data.batch import Batch
 from fusekit.graph import Graph
+from fusekit.graph.link import link_of
 from fusekit.stream import Signature, Stream
 
 Floats = NDArray[np.float64]
@@ -17,10 +17,10 @@ Floats = NDArray[np.float64]
 def answers(graph: Graph, found: Mapping[str, Stream], batch: Batch) -> Iterator[dict[str, Any]]:
     """One dict a row that is no filling.
 
-    `row` is its number; `id` its name, if rows have names. For each head: `<head>` its values
-    (logits), null where the row lacks what the head needs; `<head>.probabilities` and
-    `<head>.predicted` for heads whose `link` is softmax or sigmoid; `<head>.present`; and
-    `<head>.mask` for sequences with padding.
+    `row` is its number; `id` its name, if rows have names. For each head, and each fusion that
+    combines what heads say: `<head>` its values (logits), null where the row lacks what the head
+    needs; `<head>.probabilities` and `<head>.predicted` for those whose link is softmax or
+    sigmoid; `<head>.present`; and `<head>.mask` for sequences with padding.
     """
     columns = {name: _columns(graph, name, stream) for name, stream in found.items()}
     for row in np.flatnonzero(batch.valid):
@@ -37,12 +37,11 @@ def answers(graph: Graph, found: Mapping[str, Stream], batch: Batch) -> Iterator
 
 def _columns(graph: Graph, name: str, stream: Stream) -> dict[str, Any]:
     """Arrays `[b, ...]` by what they are; the values themselves under the empty name."""
-    node = graph.nodes[name.partition("@")[0]]
     values = np.asarray(stream.values)
     if values.dtype.kind not in "biu":
         values = values.astype(np.float64)
     parts: dict[str, Any] = {"": values}
-    link = node.spec.link if isinstance(node.spec, HeadSpec) else "none"
+    link = link_of(graph, name.partition("@")[0])
     if link != "none":
         parts["probabilities"] = softmax(values) if link == "softmax" else sigmoid(values)
         names = _names(graph, name)

@@ -66,9 +66,10 @@ def command(
 def _rows(opened: Opened, sources: "dict[str, SourceSpec]", split: str) -> Any:
     """One dict a row. Only the modalities that the heads depend on are read."""
     from fusekit.cli.answers import answers
+    from fusekit.graph.link import answering
 
     graph, program = opened.program.graph, opened.program
-    keys = [read.key for name in graph.heads for read in graph.outputs_of(name)]
+    keys = [read.key for name in answering(graph) for read in graph.outputs_of(name)]
     needed = {n: opened.experiment.modalities[n] for n in program.model.entries(keys)}
     with batches(sources, needed, opened.experiment, split) as pipeline:
         for batch in pipeline:

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fusekit.component import HeadSpec
 from fusekit.config.spec import Experiment
 from fusekit.graph.graph import Graph
+from fusekit.graph.link import answering, link_of
 from fusekit.study.targets import PREFIX, Targets
 from fusekit.train.evaluate import Gathered
 
@@ -18,13 +18,14 @@ def constant_score(
 ) -> float | None:
     """The metric of one answer for all test rows, taken from the training rows.
 
-    The logarithms of the classes' frequencies for a head of classes, of labels' odds for one of
+    The logarithms of the classes' frequencies for an answer of classes, of labels' odds for one of
     labels, the mean for one of numbers.
 
     Args:
       experiment: whose training rows.
       graph: of the experiment.
-      metric: with the roles `prediction`, a head's, and `target`, a modality's.
+      metric: with the roles `prediction`, of a head or of heads combined, and `target`, of a
+        modality.
       tested: any model's test rows, for what holds in them.
 
     Returns:
@@ -34,12 +35,8 @@ def constant_score(
     if "prediction" not in wires or "target" not in wires:
         return None
     (predicted,), (target,) = wires["prediction"].reads, wires["target"].reads
-    head = graph.nodes.get(predicted.key.node)
-    if (
-        head is None
-        or not isinstance(head.spec, HeadSpec)
-        or not target.key.node.startswith(PREFIX)
-    ):
+    answer_of = predicted.key.node
+    if answer_of not in answering(graph) or not target.key.node.startswith(PREFIX):
         return None
     name = target.key.node.removeprefix(PREFIX)
     columns = tested.columns[metric]
@@ -47,7 +44,7 @@ def constant_score(
     if prediction.ndim != 2:
         return None
     seen = Targets(experiment, "train", (name,)).column(name)
-    answer = answer_for(seen, head.spec.link, prediction.shape[1])
+    answer = answer_for(seen, link_of(graph, answer_of), prediction.shape[1])
     values = {**columns.values, "prediction": np.broadcast_to(answer, prediction.shape)}
     spec: Any = graph.metrics[metric].spec
     value = float(spec.compute(values, columns.rows))

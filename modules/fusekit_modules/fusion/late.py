@@ -28,6 +28,7 @@ class LateSpec(VectorFusionSpec):
     and products run over the present ones.
     """
 
+    link = "inputs"
     type: Literal["late"] = "late"
     combine: Combine = Field("mean_logits", description="what is averaged or multiplied")
     prior: tuple[Positive, ...] = Field((), description="class frequencies; default all alike")

@@ -1,0 +1,22 @@
+"""Nodes that answer: heads, and fusions that combine what heads say."""
+
+from typing import Literal
+
+from fusekit.graph.graph import Graph
+
+
+def answering(graph: Graph) -> tuple[str, ...]:
+    """Names of all nodes that answer, heads first."""
+    fused = [n for n, node in graph.nodes.items() if node.role == "fusion"]
+    return (*graph.heads, *(n for n in fused if graph.nodes[n].spec.link != "none"))
+
+
+def link_of(graph: Graph, name: str) -> Literal["none", "softmax", "sigmoid"]:
+    """What makes probabilities of a node's values; of a combination, what makes them of all that
+    it combines, and `none` where these differ."""
+    node = graph.nodes[name]
+    link = node.spec.link
+    if link != "inputs":
+        return link
+    found = {link_of(graph, r.key.node) for wire in node.wires.values() for r in wire.reads}
+    return found.pop() if len(found) == 1 else "none"
