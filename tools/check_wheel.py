@@ -1,8 +1,10 @@
 """Builds the wheel and uses it from an empty directory, with no checkout on the path.
 
-Runs check, train (5 steps), show, schema and list. Exits 1 with the output of what failed.
+Runs check, train (5 steps), show, schema and list, and compares the schema with the file that the
+wheel holds for editors. Exits 1 with the output of what failed.
 """
 
+import json
 import subprocess
 import sys
 import tempfile
@@ -11,16 +13,26 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = "fusekit:base/av_digits.yaml"
+SCHEMA = "fusekit/schema/experiment.json"
 
 
-def run(*command: str | Path, cwd: Path) -> None:
-    """Runs a command; on failure prints what it said and exits."""
+def run(*command: str | Path, cwd: Path) -> str:
+    """Runs a command and gives what it said; on failure prints that and exits."""
     print("$", " ".join(str(part).rsplit("/", 1)[-1] for part in command), flush=True)
     done = subprocess.run(
         [str(part) for part in command], cwd=cwd, capture_output=True, text=True, check=False
     )
     if done.returncode:
         print(done.stdout[-4000:], done.stderr[-4000:], sep="\n")
+        sys.exit(1)
+    return done.stdout
+
+
+def check_schema(text: str, site: Path) -> None:
+    """The installed schema file is there and is what `fusekit schema` says; otherwise exits."""
+    file = site / SCHEMA
+    if not file.is_file() or json.loads(file.read_text(encoding="utf-8")) != json.loads(text):
+        print(f"{SCHEMA} is not in the wheel, or is not what `fusekit schema` says")
         sys.exit(1)
 
 
@@ -50,7 +62,7 @@ def main() -> None:
         run(*fusekit, "train", CONFIG, "--set", "train.steps=5", "--set", "train.epochs=null",
             cwd=empty)  # fmt: skip
         run(*fusekit, "show", CONFIG, cwd=empty)
-        run(*fusekit, "schema", cwd=empty)
+        check_schema(run(*fusekit, "schema", cwd=empty), Path(site))
         run(*fusekit, "list", cwd=empty)
         print(f"the wheel works by itself: {wheel.name}, {wheel.stat().st_size / 1e6:.1f} MB")
 
