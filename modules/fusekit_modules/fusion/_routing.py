@@ -47,7 +47,9 @@ def route(
 
 def auxiliary(routings: list[Routing], top: int) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Balance loss E * sum_e f_e p_e (Fedus 2022, eq. 4) and z loss, the mean squared log-sum-exp
-    (Zoph 2022, eq. 5), over all tokens that count; zeros if none does."""
+    (Zoph 2022, eq. 5), over all tokens that count; zeros if none does, or nothing was routed."""
+    if not routings:
+        return jnp.zeros(()), jnp.zeros(())
     sums = [jnp.sum(jnp.stack(parts), axis=0) for parts in list(zip(*routings, strict=True))[2:]]
     assigned, probability, square, tokens = sums
     count = jnp.maximum(tokens, 1.0)

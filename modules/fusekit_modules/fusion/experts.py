@@ -15,7 +15,7 @@ from fusekit.layered import Branch, Edit, LayerOutput, Operator, Reads
 from fusekit.parameter import parameter
 from fusekit.stream import Signature, Stream
 from fusekit_modules.fusion._routing import Dispatch, ExpertMlps, Routing, auxiliary, route
-from fusekit_modules.layers.expect import expect_same, expect_sequence
+from fusekit_modules.layers.expect import expect_labels, expect_same, expect_sequence
 
 
 @register
@@ -26,9 +26,8 @@ class ExpertsSpec(OperatorSpec):
     row, for losses to weigh. Absent and padded tokens are skipped: no load, no part in the losses.
     """
 
+    uniform = True
     needs = frozenset({"replace"})
-    replaces = frozenset({"mlp"})
-    reads_inputs = False
     port_names = ("balance", "z")
     couples = "always"
     couples_because = "the ports balance and z are means over all tokens of the batch"
@@ -46,10 +45,12 @@ class ExpertsSpec(OperatorSpec):
     def infer_edit(
         self, streams: tuple[Signature, ...], reads: Signatures
     ) -> tuple[Signature, ...]:
-        """The streams as they are. Raises `WiringError` for no sequences or too few experts."""
+        """The streams as they are. Raises `WiringError` for no sequences of one width, too few
+        experts, or labels that no stream holds."""
         for number, stream in enumerate(streams):
             expect_sequence(stream, f"into {number}", field=("into",))
         expect_same({f"into {n}": s for n, s in enumerate(streams)}, "embed", field=("into",))
+        expect_labels(self.labels, streams)
         if self.top > self.experts:
             message = "more experts are chosen than there are"
             raise WiringError(message, found=self.top, expected=self.experts, field=("top",))
@@ -69,6 +70,11 @@ class ExpertsSpec(OperatorSpec):
         self, index: int, streams: tuple[Signature, ...], reads: Signatures, *, rngs: nnx.Rngs
     ) -> "Experts":
         return Experts(self, streams[0].width, rngs=rngs)
+
+    @classmethod
+    def examples(cls) -> list[dict[str, Any]]:
+        small = {"experts": 3, "top": 2, "hidden": 4}
+        return [small, {**small, "dispatch": "dense", "weights": "raw", "share": True}]
 
 
 class Balanced(Operator):

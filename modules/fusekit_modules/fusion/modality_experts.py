@@ -11,11 +11,10 @@ from pydantic import Field
 
 from fusekit.component import OperatorSpec, Signatures, Width, register
 from fusekit.context import Context
-from fusekit.errors import WiringError
 from fusekit.layered import Branch, Edit, Operator, Reads
 from fusekit.parameter import parameter
 from fusekit.stream import Signature, Stream, label_id
-from fusekit_modules.layers.expect import expect_sequence
+from fusekit_modules.layers.expect import expect_labels, expect_same, expect_sequence
 
 
 @register
@@ -26,9 +25,8 @@ class ModalityExpertsSpec(OperatorSpec):
     and padded tokens are skipped.
     """
 
+    uniform = True
     needs = frozenset({"replace"})
-    replaces = frozenset({"mlp"})
-    reads_inputs = False
     type: Literal["modality_experts"] = "modality_experts"
     labels: tuple[str, ...] = Field((), description="which labels; default all of the stream")
     hidden: Width | None = Field(None, description="width within an expert; default four times")
@@ -39,13 +37,13 @@ class ModalityExpertsSpec(OperatorSpec):
     def infer_edit(
         self, streams: tuple[Signature, ...], reads: Signatures
     ) -> tuple[Signature, ...]:
-        """The streams as they are. Raises `WiringError` for labels that no stream holds."""
-        held = {span.label for stream in streams for span in stream.spans}
-        for number, stream in enumerate(streams):
-            expect_sequence(stream, f"into {number}", field=("into",))
-        if missing := [label for label in self.labels if label not in held]:
-            message, expected = "no token has this label", ", ".join(sorted(held))
-            raise WiringError(message, found=missing[0], expected=expected, field=("labels",))
+        """The streams as they are. Raises `WiringError` for no sequences of one width, or labels
+        that no stream holds."""
+        by_role = {f"into {number}": stream for number, stream in enumerate(streams)}
+        for role, stream in by_role.items():
+            expect_sequence(stream, role, field=("into",))
+        expect_same(by_role, "embed", hint="stacks of one width", field=("into",))
+        expect_labels(self.labels, streams)
         return streams
 
     def build_operator(
@@ -57,6 +55,10 @@ class ModalityExpertsSpec(OperatorSpec):
         self, index: int, streams: tuple[Signature, ...], reads: Signatures, *, rngs: nnx.Rngs
     ) -> "ModalityExperts":
         return ModalityExperts(self, streams, rngs=rngs)
+
+    @classmethod
+    def examples(cls) -> list[dict[str, Any]]:
+        return [{"hidden": 4}, {"hidden": 4, "labels": ["a"], "share": True}]
 
 
 class Expert(nnx.Module):

@@ -117,6 +117,18 @@ def expect_count(
         )
 
 
+def expect_labels(labels: Sequence[str], streams: Sequence[Signature]) -> None:
+    """Every label is one of the streams' spans."""
+    held = {span.label for stream in streams for span in stream.spans}
+    if missing := [label for label in labels if label not in held]:
+        raise WiringError(
+            "no token has this label",
+            found=missing[0],
+            expected=", ".join(sorted(held)),
+            field=("labels",),
+        )
+
+
 def expect_same(
     inputs: Mapping[str, Signature], axis: str, *, hint: str = "", field: Field = ("inputs",)
 ) -> int:

@@ -72,7 +72,7 @@ class Case:
         for index, (role, signature) in enumerate(self.inputs.items()):
             given = presence if signature.optional else None
             present = None if given is None else jnp.asarray(given[:, index])
-            mask = jnp.asarray(self.masks[role]) if signature.padded else None
+            mask = jnp.asarray(self.masks[role]) if role in self.masks else None
             values = jnp.asarray(arrays[role])
             out[role] = Stream(values, mask, present, spans=signature.spans)
         return out

@@ -9,6 +9,7 @@ from fusekit.context import Context
 from fusekit.errors import WiringError
 from fusekit.layered import LayerOutput
 from fusekit.stream import Span, Stream, label_id, sequence
+from fusekit_modules.fusion._routing import auxiliary
 from fusekit_modules.fusion.experts import ExpertsSpec
 from fusekit_modules.fusion.modality_experts import ModalityExpertsSpec
 from tests.modules.fusion.harness import Case, check
@@ -35,17 +36,18 @@ def test_routing_is_the_brute_force_loop(dispatch, weights, share):
         out = {f"m{k}": np.zeros((n, 4)) for k, n in enumerate(lengths)}
         for k, x in xs.items():
             x = block(p, f"stacks.{k}.0.", x)
-            out[f"m{k}"] = block(p, f"stacks.{k}.1.", x, feed=feed(p))
+            out[f"m{k}"][: len(x)] = block(p, f"stacks.{k}.1.", x, feed=feed(p))
         return out
 
-    streams = [sequence(3, 4, label="a"), sequence(2, 4, label="b")]
+    streams = [sequence(3, 4, label="a", padded=True), sequence(2, 4, label="b")]
     stacks = Lockstep(spec, depth=2, places=(1,))
     check(stacks, streams, reference, ports=("m0", "m1"), unused=OWN_MLP)
 
 
-def apply(case, arrays, presence, mask):
+def apply(case, arrays, presence, mask, dtype=None):
     """The ports and the routed result of one place, for normalised inputs given as they are."""
-    module = case.merged({k: jnp.asarray(v) for k, v in case.parameters.items()}).layers[0]
+    parameters = {k: jnp.asarray(v, dtype) for k, v in case.parameters.items()}
+    module = case.merged(parameters).layers[0]
     streams = tuple(case.streams({k: jnp.asarray(a) for k, a in arrays.items()}, presence).values())
     streams = tuple(s.with_(mask=None if mask is None else jnp.asarray(mask)) for s in streams)
     edits, state = module.enter(streams, {}, {}, layers=[], context=Context())
@@ -69,8 +71,11 @@ def test_balance_and_z_count_only_what_is_there():
         again, _ = apply(case, {"m0": dirty}, presence, mask)
         none, _ = apply(case, {"m0": values}, np.zeros_like(presence), mask)
     balance, z = operators.balance_and_z(router, valid, 2)
-    np.testing.assert_allclose(ports["balance"].values, np.full(3, balance), rtol=1e-12)
-    np.testing.assert_allclose(ports["z"].values, np.full(3, z), rtol=1e-12)
+    narrow, _ = apply(case, {"m0": values.astype("float32")}, presence, mask, "float32")
+    for name, want in (("balance", balance), ("z", z)):
+        np.testing.assert_allclose(ports[name].values, np.full(3, want), rtol=1e-12)
+        assert narrow[name].values.dtype == jnp.float32
+        np.testing.assert_allclose(narrow[name].values, np.full(3, want), rtol=1e-5)
     for name in ("balance", "z"):
         np.testing.assert_array_equal(ports[name].values, again[name].values)
         np.testing.assert_array_equal(none[name].values, np.zeros(3))
@@ -132,6 +137,18 @@ def test_experts_refuse():
         ExpertsSpec(experts=2, top=3).infer_edit((sequence(2, 4),), {})
 
 
+def test_experts_refuse_unknown_labels():
+    with pytest.raises(WiringError) as error:
+        ExpertsSpec(labels=("zzz",)).infer_edit((sequence(5, 4, spans=SPANS),), {})
+    assert error.value.problem.path == ("labels",)
+    assert error.value.problem.expected == "a, b, c"
+    ExpertsSpec(labels=("c",)).infer_edit((sequence(2, 4), sequence(5, 4, spans=SPANS)), {})
+
+
+def test_nothing_routed_is_no_loss():
+    assert [float(term) for term in auxiliary([], 2)] == [0.0, 0.0]
+
+
 SPANS = (Span("a", 2), Span("b", 2), Span("c", 1))
 
 
@@ -176,6 +193,13 @@ def test_modality_experts_by_labels_that_vary():
             hidden = gelu(x[row, t] @ case.parameters[f"{name}.up"])
             want = hidden @ case.parameters[f"{name}.down"]
             np.testing.assert_allclose(out[row, t], want, rtol=1e-4, atol=1e-5)
+
+
+def test_modality_experts_refuse_stacks_of_unequal_width():
+    streams = (sequence(2, 4, label="a"), sequence(2, 8, label="b"))
+    with pytest.raises(WiringError, match="differ in embed") as error:
+        ModalityExpertsSpec().infer_edit(streams, {})
+    assert error.value.problem.path == ("into",)
 
 
 def test_modality_experts_refuse_unknown_labels():
