@@ -4,6 +4,8 @@ from typing import Literal
 
 from fusekit.graph.graph import Graph
 
+Link = Literal["none", "softmax", "sigmoid"]
+
 
 def answering(graph: Graph) -> tuple[str, ...]:
     """Names of all nodes that answer, heads first."""
@@ -11,12 +13,14 @@ def answering(graph: Graph) -> tuple[str, ...]:
     return (*graph.heads, *(n for n in fused if graph.nodes[n].spec.link != "none"))
 
 
-def link_of(graph: Graph, name: str) -> Literal["none", "softmax", "sigmoid"]:
+def link_of(graph: Graph, name: str) -> Link:
     """What makes probabilities of a node's values; of a combination, what makes them of all that
     it combines, and `none` where these differ."""
     node = graph.nodes[name]
     link = node.spec.link
     if link != "inputs":
         return link
-    found = {link_of(graph, r.key.node) for wire in node.wires.values() for r in wire.reads}
+    found: set[Link] = {
+        link_of(graph, r.key.node) for wire in node.wires.values() for r in wire.reads
+    }
     return found.pop() if len(found) == 1 else "none"

@@ -8,6 +8,7 @@ from fusekit.context import Context
 from fusekit.errors import WiringError
 from fusekit.standalone import standalone
 from fusekit.stream import Signature, Span, Stream, sequence, vector
+from fusekit_modules.modalities.mask_patches import MaskPatchesSpec
 from fusekit_modules.modalities.mask_tokens import MaskTokensSpec
 from fusekit_modules.modalities.noised import NoisedSpec
 
@@ -143,3 +144,49 @@ def test_noised_modes_and_misfits():
     assert found["velocity"] == found["out"] == vector(3, optional=True)
     with pytest.raises(WiringError, match="real numbers"):
         spec.infer({"of": TOKENS})
+
+
+IMAGE = Signature((("height", 4), ("width", 6), ("channel", 2)), optional=True)
+FILM = Signature((("time", 4), ("height", 2), ("width", 2), ("channel", 1)), padded=True)
+
+
+def test_hidden_patches_of_an_image():
+    spec = MaskPatchesSpec(of="batch.x", patch=(2, 3))
+    values = np.random.default_rng(0).normal(size=(60, 4, 6, 2))
+    presence = np.arange(60) > 0
+    out = view(spec, Stream(jnp.asarray(values), presence=jnp.asarray(presence)), TRAIN, IMAGE)
+    hidden, new, patches = (np.asarray(out[k].values) for k in ("hidden", "out", "patches"))
+    assert not hidden[0].any()
+    assert 0.4 < hidden.mean() < 0.6
+    for row in range(1, 60):
+        for n in range(4):
+            high, wide = slice(n // 2 * 2, n // 2 * 2 + 2), slice(n % 2 * 3, n % 2 * 3 + 3)
+            old = values[row, high, wide].astype("float32")
+            np.testing.assert_array_equal(patches[row, n], old.ravel())
+            np.testing.assert_array_equal(new[row, high, wide], old * (not hidden[row, n]))
+    signature = spec.infer({"of": IMAGE})
+    for port, given in signature.items():
+        assert out[port].values.shape[1:] == given.shape
+        assert out[port].spans == given.spans
+    still = view(spec, Stream(jnp.asarray(values)), Context(mode="predict"), IMAGE)
+    np.testing.assert_array_equal(still["out"].values, values.astype("float32"))
+    assert not np.asarray(still["hidden"].values).any()
+
+
+def test_hidden_frames_of_a_video():
+    spec = MaskPatchesSpec(of="batch.x", patch=(1, 2, 2), rate=1.0)
+    mask = jnp.asarray([[True, True, False, False]])
+    out = view(spec, Stream(jnp.ones((1, 4, 2, 2, 1)), mask=mask), TRAIN, FILM)
+    np.testing.assert_array_equal(out["hidden"].values, mask)
+    assert not np.asarray(out["out"].clean().values).any()
+    np.testing.assert_array_equal(out["patches"].values[0, :, 0], [1, 1, 0, 0])
+
+
+def test_patches_that_do_not_fit():
+    for patch, given, words in (
+        ((3, 3), IMAGE, "do not divide the height"),
+        ((2, 2), FILM, "number of patch sizes"),
+        ((2, 2), sequence(4, 2), "is due"),
+    ):
+        with pytest.raises(WiringError, match=words):
+            MaskPatchesSpec(of="batch.x", patch=patch).infer({"of": given})
