@@ -1,11 +1,12 @@
 """`fusekit compare`: does fusing pay, and how?"""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fusekit.cli.options import Config, Runs, Sets, UsageError
+from fusekit.cli.options import Config, Quiet, Runs, Sets, UsageError
 
 BUDGETS = ("parameters", "flops", "none")
 
@@ -41,10 +42,17 @@ def command(
     metric: Annotated[
         str | None, typer.Option(metavar="NAME", help="default train.select, or the first")
     ] = None,
+    group: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="test rows of equal value are resampled together; default each by itself",
+        ),
+    ] = None,
     sets: Sets = None,
     name: Annotated[str | None, typer.Option(help="of the folder; default compare")] = None,
     runs: Runs = Path("runs"),
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="show no progress")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Compare fusion strategies: does fusing pay?
 
@@ -71,6 +79,7 @@ def command(
         tune_seeds=tune_seeds,
         control_seeds=control_seeds,
         metric=metric,
+        group=group,
         root=runs,
         name=name,
         progress=not quiet,
@@ -90,7 +99,7 @@ def _rates(text: str | None) -> list[float] | None:
         rates = [float(part) for part in text.split(",")]
     except ValueError:
         rates = []
-    if not rates or min(rates) <= 0:
+    if not rates or not all(math.isfinite(rate) and rate > 0 for rate in rates):
         raise UsageError(f"--rates is a list of learning rates, such as 3e-4,1e-3, not {text}")
     return rates
 

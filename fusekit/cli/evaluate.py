@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from fusekit.cli.opened import batches, open_run
-from fusekit.cli.options import Output, Replica, Sets, Which, print_metrics, write
+from fusekit.cli.options import Output, Quiet, Replica, Sets, Which, print_metrics, write
 
 
 def command(
@@ -18,15 +18,18 @@ def command(
     which: Which = "best",
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
     output: Output = None,
+    quiet: Quiet = False,
 ) -> None:
     """Evaluate a run on a split."""
     opened = open_run(run, sets, replica=replica, which=which)
     from fusekit.train.evaluate import evaluate
     from fusekit.train.files import tame
+    from fusekit.train.progress import counted
 
     experiment = opened.experiment
     with batches(experiment.data, experiment.modalities, experiment, split) as pipeline:
-        values = evaluate(opened.program, opened.state, pipeline)
+        shown = counted(pipeline, "evaluating", show=not quiet)
+        values = evaluate(opened.program, opened.state, shown)
     found = {"run": str(run), "step": opened.step, "split": split, "values": tame(values)}
     text = json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     if output is not None:

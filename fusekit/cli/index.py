@@ -1,6 +1,6 @@
 """An index file, read as a declared source would be: same columns, transforms and scales."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,9 +22,15 @@ class IndexSpec(SourceSpec):
     type: Literal["index"] = "index"
     _index: SourceSpec = PrivateAttr()
     _like: SourceSpec | None = PrivateAttr(None)
+    _files: set[str] = PrivateAttr(default_factory=set)
 
     def rows(self, modalities: Mapping[str, ModalitySpec]) -> Rows:
-        return self._index.rows(modalities)
+        """The rows with the columns that are read; the file may lack what others are made of."""
+        read = {self.provides.get(name, name) for name in modalities}
+        made = {f: _those(getattr(self._index, f), read) for f in ("vectors", "records")}
+        parts = {part for columns in made["records"].values() for part in columns}
+        files = [f for f in getattr(self._index, "files") if f in read | parts | self._files]  # noqa: B009
+        return self._index.model_copy(update={**made, "files": tuple(files)}).rows(modalities)
 
     def open(self, split: str, modalities: Mapping[str, ModalitySpec] | None = None) -> View:
         """All rows, whatever the split, save `train`: those are the other source's."""
@@ -39,6 +45,8 @@ def follow(
     sources: Mapping[str, SourceSpec],
     name: str | None,
     files: list[str] | None,
+    ids: str | None = None,
+    needed: Collection[str] | None = None,
 ) -> IndexSpec:
     """A source for the rows of an index file.
 
@@ -47,6 +55,8 @@ def follow(
       sources: those declared.
       name: of the one whose `provides`, `transforms` and `standardise` hold; default the only one.
       files: columns that hold paths; default as that source says.
+      ids: the column of row names; default as that source says.
+      needed: the modalities that are read; default all.
 
     Raises:
       UsageError: there is no file, no such source, or no component that reads tables.
@@ -62,10 +72,22 @@ def follow(
         fields |= {field: getattr(like, field) for field in KEPT}
     if files is not None:
         fields["files"] = tuple(files)
-    same = {f: getattr(like, f) for f in ("provides", "transforms", "standardise")} if like else {}
-    made = IndexSpec(**same)
-    made._index, made._like = table(**fields), like
+    if ids is not None:
+        fields["ids"] = ids
+    made = IndexSpec(**({} if like is None else _same(like, needed)))
+    made._index, made._like, made._files = table(**fields), like, set(files or ())
     return made
+
+
+def _same(like: SourceSpec, needed: Collection[str] | None) -> dict[str, Any]:
+    """What holds for the rows as for those of the source; labels need not be there."""
+    transforms = {key: t for key, t in like.transforms.items() if t.when == "always"}
+    scaled = [name for name in like.standardise if needed is None or name in needed]
+    return {"provides": like.provides, "transforms": transforms, "standardise": tuple(scaled)}
+
+
+def _those(made: Mapping[str, Any], read: set[str]) -> dict[str, Any]:
+    return {name: columns for name, columns in made.items() if name in read}
 
 
 def _chosen(sources: Mapping[str, SourceSpec], name: str | None) -> SourceSpec | None:

@@ -81,11 +81,22 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:
         from fusekit.errors import FusekitError
 
-        if shown or not isinstance(error, FusekitError):
+        if shown or not isinstance(error, FusekitError | OSError):
             raise
-        typer.echo(str(error) or type(error).__name__, err=True)
+        typer.echo(told(error), err=True)
         return FAILED
     return 0
+
+
+def told(error: Exception) -> str:
+    """What is said of an error: its message, and what was noted of where it arose."""
+    text = str(error) or type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+        text = ": ".join([*names, error.strerror])
+    # Grain notes, below a rule, that it shortened the traceback
+    notes = [note for note in getattr(error, "__notes__", ()) if not note.startswith("---")]
+    return "\n    ".join([text, *notes])
 
 
 def main() -> None:

@@ -64,6 +64,8 @@ Which = Annotated[
     str, typer.Option("--state", metavar="best|last", help="which state; best if there is one")
 ]
 
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="show no progress")]
+
 
 def print_metrics(
     split: str, values: "Mapping[str, float] | Sequence[Mapping[str, float]]"

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fusekit.cli.opened import Opened, batches, open_config, open_run
-from fusekit.cli.options import Replica, Sets, UsageError, Which
+from fusekit.cli.options import Quiet, Replica, Sets, UsageError, Which
 
 if TYPE_CHECKING:
-    from fusekit.component import SourceSpec
+    from fusekit.component import ModalitySpec, SourceSpec
 
 FORMATS = (".parquet", ".jsonl")
 Target = Annotated[str, typer.Argument(metavar="RUN|CONFIG", help="of a run, or untrained")]
@@ -21,6 +21,11 @@ Index = Annotated[
 Files = Annotated[
     list[str] | None,
     typer.Option(metavar="COLUMN", help="of INDEX, holding paths; default as the source says"),
+]
+
+Ids = Annotated[
+    str | None,
+    typer.Option(metavar="COLUMN", help="of INDEX, naming its rows; default as the source says"),
 ]
 
 
@@ -35,13 +40,17 @@ def command(
         str | None, typer.Option(help="whose columns, transforms and scales INDEX follows")
     ] = None,
     files: Files = None,
+    ids: Ids = None,
     sets: Sets = None,
     replica: Replica = 0,
     which: Which = "best",
+    quiet: Quiet = False,
 ) -> None:
     """Predict for rows of a file or of a split."""
     if (index is None) == (split is None):
         raise UsageError("give one of --input and --split")
+    if index is None and (files or ids or source):
+        raise UsageError("--source, --files and --ids tell how --input is read: there is none")
     if output.suffix not in FORMATS:
         raise UsageError(f"{output}: predictions are written as {' or '.join(FORMATS)}")
     folder = Path(target)
@@ -54,24 +63,31 @@ def command(
     if index is not None:
         from fusekit.cli.index import follow
 
-        sources = {"input": follow(index, sources, source, files)}
-        split = "test"
-    rows = list(_rows(opened, sources, str(split)))
+        made = follow(index, sources, source, files, ids, _needed(opened))
+        sources, split = {"input": made}, "test"
+    rows = list(_rows(opened, sources, str(split), quiet))
     from fusekit.cli.table import save
 
     save(rows, output)
     typer.echo(f"wrote {len(rows)} rows to {output}")
 
 
-def _rows(opened: Opened, sources: "dict[str, SourceSpec]", split: str) -> Any:
-    """One dict a row. Only the modalities that the heads depend on are read."""
-    from fusekit.cli.answers import answers
+def _needed(opened: Opened) -> "dict[str, ModalitySpec]":
+    """The modalities that the answers depend on: no others are read."""
     from fusekit.graph.link import answering
 
     graph, program = opened.program.graph, opened.program
     keys = [read.key for name in answering(graph) for read in graph.outputs_of(name)]
-    needed = {n: opened.experiment.modalities[n] for n in program.model.entries(keys)}
-    with batches(sources, needed, opened.experiment, split) as pipeline:
-        for batch in pipeline:
+    return {n: opened.experiment.modalities[n] for n in program.model.entries(keys)}
+
+
+def _rows(opened: Opened, sources: "dict[str, SourceSpec]", split: str, quiet: bool) -> Any:
+    """One dict a row."""
+    from fusekit.cli.answers import answers
+    from fusekit.train.progress import counted
+
+    graph, program = opened.program.graph, opened.program
+    with batches(sources, _needed(opened), opened.experiment, split) as pipeline:
+        for batch in counted(pipeline, "predicting", show=not quiet):
             found = program.predict(opened.state, batch.streams)
             yield from answers(graph, found, batch)

@@ -4,6 +4,7 @@ import sys
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from traceback import extract_tb
 from typing import Annotated
 
 import typer
@@ -54,8 +55,21 @@ def _registered_by(path: Path) -> list[str]:
     if spec is None or spec.loader is None:
         raise UsageError(f"{path} cannot be imported")
     module = sys.modules.setdefault(path.stem, module_from_spec(spec))
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        sys.modules.pop(path.stem, None)
+        raise UsageError(f"{path} cannot be imported: {_where(error, path)}") from error
     made = [f"{slot}.{name}" for slot, name, one in walk() if id(one) not in already]
     if not made:
         raise UsageError(f"{path} registers no component")
     return made
+
+
+def _where(error: Exception, path: Path) -> str:
+    """What went wrong, and in which line of the file."""
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, SyntaxError):  # its text has the line
+        return text
+    lines = [f.lineno for f in extract_tb(error.__traceback__) if f.filename == str(path)]
+    return f"{text} (line {lines[-1]})" if lines else text

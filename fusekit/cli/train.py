@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fusekit.cli.options import Runs, Sets, UsageError, print_metrics, resolved, title
+from fusekit.cli.options import Quiet, Runs, Sets, UsageError, print_metrics, resolved, title
 
 
 def command(
@@ -31,7 +31,7 @@ def command(
         int | None,
         typer.Option(min=1, metavar="N", help="train N seeds side by side; --resume knows them"),
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="show no progress")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Train; leaves a folder with all results."""
     if resume is not None and start is not None:

@@ -2,8 +2,15 @@
 
 from collections.abc import Iterator, Mapping
 
+import numpy as np
+
 from fusekit.component import ModalitySpec, SourceSpec
+from fusekit.data.rows import Rows
 from fusekit.errors import DataError, nearest
+from fusekit.stream import Signature
+
+VALUES = 20
+"""A message lists so many values of a column."""
 
 
 def check_fit(
@@ -18,7 +25,7 @@ def check_fit(
       modalities: those that are read. A source may speak of others that it could provide.
     """
     for modality, column in spec.provides.items():
-        if columns and column not in columns:
+        if modality in modalities and columns and column not in columns:
             raise DataError(
                 f"source {name} has no column {column!r}, which it should provide as {modality}:"
                 f" its columns are {_listed(column, columns)}"
@@ -43,6 +50,40 @@ def check_fit(
                 f"source {name} takes {modality} away from rows (missing.{modality}), but it is"
                 f" not optional: declare modalities.{modality}.optional"
             )
+
+
+def check_rates(
+    name: str, spec: SourceSpec, rows: Rows, modalities: Mapping[str, ModalitySpec]
+) -> None:
+    """Raises `DataError` for a rate of missingness whose value never occurs.
+
+    Only what is known without reading rows counts: columns in memory, or the declared classes.
+    """
+    for modality, rule in spec.missing.items():
+        if rule.given is None or not isinstance(rule.rate, dict):
+            continue
+        there = _values(spec.provides.get(rule.given, rule.given), rule.given, rows, modalities)
+        for value in rule.rate if there else ():
+            if value not in there:
+                raise DataError(
+                    f"source {name}, missing.{modality}.rate: {rule.given} is never {value!r}:"
+                    f" its values are {_listed(value, there[:VALUES])}"
+                    + (" and others" if len(there) > VALUES else "")
+                )
+
+
+def _values(
+    column: str, given: str, rows: Rows, modalities: Mapping[str, ModalitySpec]
+) -> tuple[str, ...]:
+    """What a column may hold, as text; nothing where it is not known."""
+    values = rows.values(column)
+    if values is not None:
+        some = np.unique(values) if isinstance(values, np.ndarray) else values
+        return tuple(dict.fromkeys(map(str, some)))
+    signature = modalities[given].signature() if given in modalities else None
+    if not isinstance(signature, Signature) or not signature.classes:
+        return ()
+    return (*map(str, range(signature.classes)), *signature.names)
 
 
 def _spoken_of(spec: SourceSpec) -> Iterator[tuple[str, str]]:

@@ -22,7 +22,8 @@ class Missing(BaseModel):
 
     A number removes at random. A mapping removes not at random: its keys are values of `given`
     (`{rate: {"3": 0.9}, given: label, default: 0.1}`). A row always loses the same modalities,
-    whatever the order, batch or epoch, unless `each_epoch` asks for a new draw.
+    whatever the order, batch or epoch, unless `each_epoch` asks for a new draw. What evaluation
+    misses does not depend on the run's seed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -36,7 +37,11 @@ class Missing(BaseModel):
     splits: tuple[Literal["train", "validation", "test"], ...] = Field(
         ("train", "validation", "test"), description="the splits that it applies to"
     )
-    seed: int | None = Field(None, ge=0, description="of the pattern; default: the run's")
+    seed: int | None = Field(
+        None,
+        ge=0,
+        description="of the pattern; default: the run's in train, 0 in validation and test",
+    )
 
     @model_validator(mode="after")
     def _agree(self) -> "Missing":
@@ -61,7 +66,7 @@ class Missing(BaseModel):
         *,
         seed: int,
     ) -> NDArray[np.bool_]:
-        """Which rows lose the modality."""
+        """Which rows lose the modality. `seed` holds where the pattern has none of its own."""
         seed = seed if self.seed is None else self.seed
         epoch = epochs if self.each_epoch else 0
         draw = uniform(seed, "missing", source, modality, rows, epoch)

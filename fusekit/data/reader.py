@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fusekit.component import ModalitySpec, SourceSpec, TransformSpec
 from fusekit.data.batch import Collator
-from fusekit.data.fit import check_fit
+from fusekit.data.fit import check_fit, check_rates
 from fusekit.data.missing import Missing
 from fusekit.data.randomness import generator
 from fusekit.data.rows import PlainRows, Rows, View
@@ -61,7 +61,7 @@ class Reader:
         seed: int,
         training: bool,
     ):
-        self.name, self.spec, self.seed = name, spec, seed
+        self.name, self.spec, self.split, self.seed = name, spec, split, seed
         try:
             opened = spec.open(split, modalities)
         except NoSplitError:
@@ -83,6 +83,7 @@ class Reader:
             key: t for key, t in spec.transforms.items() if training or t.when == "always"
         }
         check_fit(name, spec, self.whole.names, modalities)
+        check_rates(name, spec, self.whole, modalities)
         self._scales = self._fit(modalities)
         self._collators = {m: Collator(m, spec) for m, spec in modalities.items()}
         self._kept = self._keepable()
@@ -202,17 +203,24 @@ class Reader:
         return fields
 
     def _by_row(self, rows: Ints, columns: Mapping[str, str]) -> Fields:
-        found = [self.whole[row] for row in rows.tolist()]
+        found = [self._row(row) for row in rows.tolist()]
         return {m: [row.get(column) for row in found] for m, column in columns.items()}
+
+    def _row(self, row: int) -> Mapping[str, Any]:
+        try:
+            return self.whole[row]
+        except DataError as error:
+            error.add_note(f"in {self.where(row)}")
+            raise
 
     def _lost(self, fields: Fields, rows: Ints, epochs: Ints) -> dict[str, NDArray[np.bool_]]:
         """Drawn for all modalities before any is taken away, so that a rule may depend on a
-        modality that another rule takes."""
-        lost = {}
+        modality that another rule takes. Runs of all seeds are scored on the same rows."""
+        lost, seed = {}, self.seed if self.split == "train" else 0
         for modality, rule in self._missing.items():
             given = fields[rule.given] if rule.given else None
             self._check_given(modality, rule, given)
-            lost[modality] = rule.drawn(self.name, modality, rows, epochs, given, seed=self.seed)
+            lost[modality] = rule.drawn(self.name, modality, rows, epochs, given, seed=seed)
         return lost
 
     def _check_given(self, modality: str, rule: Missing, given: list[Any] | None) -> None:

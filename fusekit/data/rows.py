@@ -1,6 +1,6 @@
 """Random access to raw rows: what a source opens."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,10 @@ class Rows:
     def ids(self, rows: NDArray[np.int64]) -> list[str] | None:
         """Names of rows, where rows have names."""
         return None
+
+    def values(self, name: str) -> Iterable[Any] | None:
+        """The values of a column, if they are known without reading a row; else None."""
+        return (self.columns() or {}).get(name)
 
     def column(self, name: str) -> NDArray[Any]:
         """One whole column of numbers or strings. Raises `DataError` for one that is not there."""

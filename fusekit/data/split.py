@@ -87,9 +87,27 @@ class Protocol(BaseModel):
             len(rows),
             shares,
             generator(self.seed, "split", *purpose),
-            classes=told.column(self.stratify)[rows] if self.stratify else None,
-            groups=told.column(self.group)[rows] if self.group else None,
+            classes=_single(told, "stratify", self.stratify, rows),
+            groups=_single(told, "group", self.group, rows),
         )
+
+
+def _single(
+    told: Told, field: str, column: str | None, rows: NDArray[np.int64]
+) -> NDArray[Any] | None:
+    """A column that has one value a row. Raises `DataError` for another."""
+    if column is None:
+        return None
+    try:
+        values = told.column(column)
+    except ValueError as error:  # arrays of several shapes
+        raise DataError(f"split.{field}: column {column!r} has no single values") from error
+    if values.shape != (told.count,):
+        raise DataError(
+            f"split.{field}: column {column!r} holds arrays of shape {values.shape[1:]},"
+            " and it takes one value a row"
+        )
+    return values[rows]
 
 
 class AsGiven(Protocol):

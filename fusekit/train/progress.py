@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sized
 from types import TracebackType
 from typing import Any, TextIO
 
@@ -20,12 +20,19 @@ class Progress:
       start: steps done before.
       show: whether to show anything; only the first host does.
       stream: default standard error.
+      what: is done.
     """
 
     def __init__(
-        self, total: int, *, start: int = 0, show: bool = True, stream: TextIO | None = None
+        self,
+        total: int,
+        *,
+        start: int = 0,
+        show: bool = True,
+        stream: TextIO | None = None,
+        what: str = "training",
     ):
-        self.total, self.start = total, start
+        self.total, self.start, self.what = total, start, what
         self.show = show and jax.process_index() == 0
         self.stream = stream or sys.stderr
         self._bar: Any = None
@@ -40,7 +47,7 @@ class Progress:
             from rich.progress import Progress as Bar
 
             self._bar = Bar(
-                TextColumn("training"),
+                TextColumn(self.what),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeRemainingColumn(),
@@ -71,6 +78,14 @@ class Progress:
             speed = (step - self.start) / max(self._last - self._began, 1e-9)
             self.say(f"step {step}/{self.total}  {_said(values)}  {speed:.3g} steps/s")
 
+    def counted(self, count: int) -> None:
+        """So many batches are done, of a pass over a split."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=count)
+        elif self.show and time.monotonic() - self._last >= EVERY:
+            self._last = time.monotonic()
+            self.say(f"{self.what}: batch {count}/{self.total}")
+
     def evaluated(self, step: int, split: str, values: Mapping[str, float]) -> None:
         """A split was evaluated."""
         if self.show:
@@ -84,6 +99,16 @@ class Progress:
             self._bar.console.print(text, highlight=False, markup=False)
         else:
             print(text, file=self.stream, flush=True)
+
+
+def counted(batches: Sized, what: str, *, show: bool) -> Iterator[Any]:
+    """The batches of one pass, and on standard error how far it is; the first one compiles."""
+    passed: Any = batches
+    with Progress(len(batches), show=show, what=what) as shown:
+        shown.say(f"compiling, then {what} {len(batches)} batches")
+        for count, batch in enumerate(passed, 1):
+            yield batch
+            shown.counted(count)
 
 
 def _said(values: Mapping[str, float]) -> str:

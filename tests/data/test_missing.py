@@ -104,3 +104,19 @@ def test_rates_and_given_go_together():
         Missing(rate={"1": 0.2})
     with pytest.raises(ValidationError, match="go together"):
         Missing(rate=0.2, given="label")
+
+
+def test_what_evaluation_misses_does_not_depend_on_the_seed(fakes):
+    missing = {"x": {"rate": 0.5}}
+    zero, one = (presence(fakes, missing, seed=s, split="test") for s in (0, 1))
+    np.testing.assert_array_equal(zero, one)
+    own = presence(fakes, {"x": {"rate": 0.5, "seed": 9}}, split="test")
+    assert (own != zero).mean() > 0.1
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_a_value_that_never_occurs(fakes, slow):
+    with pytest.raises(DataError, match=r"missing\.x\.rate: label is never '33': .* 0, 1, 2, 3"):
+        presence(fakes, {"x": {"rate": {33: 0.9}, "given": "label"}}, slow=slow)
+    with pytest.raises(DataError, match="label is never 'three'"):
+        presence(fakes, {"x": {"rate": {"3": 0.9, "three": 0.9}, "given": "label"}}, slow=slow)

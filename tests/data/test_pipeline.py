@@ -312,3 +312,27 @@ def test_collated_once_or_by_row_is_the_same(fakes):
         for name in ("x", "z", "label"):
             stream = batch.streams[name]
             assert not stream.values[~stream.presence].any()
+
+
+def test_what_is_not_read_may_lack_its_column(fakes):
+    source = fakes.Numbers(provides={"answer": "no_such_column"})
+    batch = next(make(fakes, sources={"n": source}, modalities={"x": fakes.Vector()}))
+    assert batch.streams["x"].values.shape[1:] == (3,)
+    with pytest.raises(DataError, match="no column 'no_such_column'"):
+        make(fakes, sources={"n": source}, modalities={"answer": fakes.Label()})
+
+
+@pytest.mark.parametrize("threads", [0, 1])
+def test_an_error_in_a_row_says_which(fakes, threads):
+    class Broken(fakes.SlowRows):
+        def __getitem__(self, row):
+            raise DataError("these bytes are no png")
+
+    class Source(fakes.Numbers):
+        def rows(self, modalities):
+            return Broken(super().rows(modalities))
+
+    pipeline = make(fakes, sources={"n": Source(named=True)}, threads=threads, training=False)
+    with pytest.raises(DataError, match="no png") as caught:
+        next(iter(pipeline))
+    assert caught.value.__notes__[0] == "in row 0 of source n (n0)"

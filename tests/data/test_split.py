@@ -119,3 +119,11 @@ def test_fields_of_the_default_protocol_can_be_set_alone(fakes):
 
     assert Folded(split={"fold": 3}).split == KFold(folds=4, fold=3, stratify="label")
     assert Folded.model_validate(Folded(split={"fold": 3}).model_dump()).split.fold == 3
+
+
+@pytest.mark.parametrize("field", ["stratify", "group"])
+@pytest.mark.parametrize("slow", [False, True])
+def test_a_column_of_arrays_divides_nothing(fakes, field, slow):
+    spec = fakes.Numbers(split={"type": "holdout", field: "x"}, slow=slow)
+    with pytest.raises(DataError, match=rf"split\.{field}: column 'x' holds arrays of shape \(3,"):
+        spec.open("train")

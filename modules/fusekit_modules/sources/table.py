@@ -1,4 +1,5 @@
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,7 +22,8 @@ class TableSpec(SourceSpec):
 
     Cells of the columns in `files` are paths, relative to the index, of images (read by Pillow as
     `[h, w, c]`), .npy arrays, .txt, .json. `vectors` and `records` gather several columns into a
-    new one; in these an empty cell is NaN or None. Any other empty cell is an absence.
+    new one; in these an empty cell is NaN or None, and a vector of empty cells alone is an absence,
+    as is any other empty cell. A relative `path` starts at the working directory.
     """
 
     type: Literal["table"] = "table"
@@ -47,6 +49,8 @@ class TableRows(Rows):
         self._spec, self._folder = spec, spec.path.expanduser().parent
         table = read_table(spec.path.expanduser())
         self._count = table.num_rows
+        if twice := [n for n, count in Counter(table.column_names).items() if count > 1]:
+            raise DataError(f"{spec.path} has several columns called {', '.join(twice)}")
         self._columns = {name: _cells(table.column(name)) for name in table.column_names}
         made = spec.vectors | spec.records
         parts = [part for columns in made.values() for part in columns]
@@ -56,6 +60,7 @@ class TableRows(Rows):
                 hint = f"; did you mean {', '.join(close)}?" if close else ""
                 raise DataError(f"{spec.path} has no column {name!r}{hint}")
         self.names = (*self._columns, *made)
+        self._check_ids()
 
     def __len__(self) -> int:
         return self._count
@@ -68,11 +73,7 @@ class TableRows(Rows):
         for name, columns in self._spec.records.items():
             found[name] = {column: found[column] for column in columns}
         for name, columns in self._spec.vectors.items():
-            values = [np.nan if found[c] is None else found[c] for c in columns]
-            try:
-                found[name] = np.asarray(values, np.float32)
-            except (TypeError, ValueError):
-                raise DataError(f"vectors.{name} holds what is no number: {values}") from None
+            found[name] = _vector(name, {column: found[column] for column in columns})
         return found
 
     def _read(self, name: str) -> Any:
@@ -84,6 +85,20 @@ class TableRows(Rows):
         except DataError as error:
             error.add_note(f"in {path}")
             raise
+
+    def _check_ids(self) -> None:
+        """Raises `DataError` for a row without a name, or with that of another."""
+        rows: dict[str, int] = {}
+        for row, name in enumerate(self._columns[self._spec.ids] if self._spec.ids else ()):
+            if name is None or not str(name).strip():
+                raise DataError(f"{self._spec.path}: {self._spec.ids} is empty in row {row}")
+            if (first := rows.setdefault(str(name), row)) != row:
+                raise DataError(
+                    f"{self._spec.path}: {self._spec.ids} is {name!s} in rows {first} and {row}"
+                )
+
+    def values(self, name: str) -> Iterable[Any] | None:
+        return None if name in self._spec.files else self._columns.get(name)
 
     def column(self, name: str) -> NDArray[Any]:
         if name in self._columns and None not in (cells := self._columns[name]):
@@ -117,10 +132,21 @@ def read_table(path: Path) -> "pa.Table":
             case ".parquet":
                 return pyarrow.parquet.read_table(path)
     except FileNotFoundError:
-        raise DataError(f"there is no file {path}") from None
+        where = "" if path.is_absolute() else f" in {Path.cwd()}, where relative paths start"
+        raise DataError(f"there is no file {path}{where}") from None
     except pa.ArrowInvalid as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     raise DataError(f"{path}: an index is .csv, .jsonl or .parquet")
+
+
+def _vector(name: str, cells: Mapping[str, Any]) -> NDArray[np.float32] | None:
+    """Cells as a vector with NaN for those that are empty; None if all are."""
+    if all(cell is None for cell in cells.values()):
+        return None
+    for column, cell in cells.items():
+        if cell is not None and not isinstance(cell, int | float):
+            raise DataError(f"vectors.{name} takes numbers, and {column} holds {cell!r}")
+    return np.asarray([np.nan if c is None else c for c in cells.values()], np.float32)
 
 
 def _cells(column: "pa.ChunkedArray") -> list[Any]:

@@ -93,7 +93,7 @@ def test_errors(index):
     path = write(folder, rows, "csv")
     with pytest.raises(DataError, match=r"no column 'pictures'; did you mean picture, curve\?"):
         TableSpec(path=path, files=("pictures",)).rows({})
-    with pytest.raises(DataError, match="holds what is no number"):
+    with pytest.raises(DataError, match="v takes numbers, and sex holds .f."):
         TableSpec(path=path, vectors={"v": ("sex",)}).rows({})[0]
     with pytest.raises(DataError, match="there is no file"):
         TableSpec(path=folder / "other.csv").rows({})
@@ -112,3 +112,40 @@ def test_npy_pickles_are_refused(index):
     np.save(folder / "files/0.npy", np.array([{}], object), allow_pickle=True)
     with pytest.raises(DataError, match="are no npy"):
         TableSpec(path=write(folder, rows, "csv"), files=("curve",)).rows({})[0]
+
+
+def test_vectors_of_empty_cells_are_absent_and_text_is_named(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("a,b\n1,2\n,3\n,\n")
+    rows = TableSpec(path=path, vectors={"v": ("a", "b")}).rows({})
+    np.testing.assert_array_equal(rows[1]["v"], np.array([np.nan, 3], np.float32))
+    assert rows[2]["v"] is None
+    path.write_text("a,b\n1,2\n1,two\n")
+    source = TableSpec(path=path, vectors={"v": ("a", "b")}, split={"type": "holdout", "fractions":
+                       {"train": 1.0}})  # fmt: skip
+    pipeline = Pipeline({"t": source}, {"v": FeaturesSpec(width=2)}, batch=2, seed=0,
+                        split="train", training=False, threads=0)  # fmt: skip
+    with pytest.raises(DataError, match=r"vectors\.v takes numbers, and b holds '2'") as caught:
+        next(iter(pipeline))
+    assert caught.value.__notes__[0] == "in row 0 of source t"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("id,a,a\nx,1,2\n", "several columns called a"),
+        ("id,a\nx,1\n,2\n", "id is empty in row 1"),
+        ("id,a\nx,1\ny,1\nx,2\n", "id is x in rows 0 and 2"),
+    ],
+)
+def test_what_an_index_may_not_hold(tmp_path, text, message):
+    path = tmp_path / "t.csv"
+    path.write_text(text)
+    with pytest.raises(DataError, match=message):
+        TableSpec(path=path, ids="id").rows({})
+
+
+def test_a_relative_path_that_leads_nowhere_says_where_it_starts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=f"there is no file t.csv in {tmp_path}, where relative"):
+        TableSpec(path="t.csv").rows({})
