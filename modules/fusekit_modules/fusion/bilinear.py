@@ -1,6 +1,6 @@
 """Low-rank bilinear pooling."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from flax import nnx
@@ -32,6 +32,10 @@ class BilinearSpec(WidthFusionSpec):
 
     def build(self, inputs: Signatures, *, rngs: nnx.Rngs) -> "Bilinear":
         return Bilinear(self, inputs, rngs=rngs)
+
+    @classmethod
+    def examples(cls) -> list[dict[str, Any]]:
+        return [{}, {"form": "mfb", "rank": 2, "width": 4}]
 
 
 class Bilinear(nnx.Module):

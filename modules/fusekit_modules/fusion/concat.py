@@ -1,6 +1,6 @@
 """Concatenation."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from flax import nnx
@@ -43,6 +43,10 @@ class ConcatSpec(FusionSpec):
 
     def build(self, inputs: Signatures, *, rngs: nnx.Rngs) -> "Concat":
         return Concat(self, inputs, rngs=rngs)
+
+    @classmethod
+    def examples(cls) -> list[dict[str, Any]]:
+        return [{}, {"absent": "learned"}, {"axis": "sequence"}]
 
 
 class Concat(nnx.Module):

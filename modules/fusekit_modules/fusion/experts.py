@@ -28,6 +28,8 @@ class ExpertsSpec(OperatorSpec):
 
     uniform = True
     needs = frozenset({"replace"})
+    replaces = frozenset({"mlp"})
+    reads_inputs = False
     port_names = ("balance", "z")
     couples = "always"
     couples_because = "the ports balance and z are means over all tokens of the batch"

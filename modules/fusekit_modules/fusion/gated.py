@@ -1,6 +1,6 @@
 """Gated multimodal units."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,10 @@ class GatedSpec(WidthFusionSpec):
 
     def build(self, inputs: Signatures, *, rngs: nnx.Rngs) -> "Gated":
         return Gated(self, inputs, rngs=rngs)
+
+    @classmethod
+    def examples(cls) -> list[dict[str, Any]]:
+        return [{}, {"gates": "sigmoid", "width": 4}]
 
 
 class Gated(nnx.Module):

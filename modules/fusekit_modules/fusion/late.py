@@ -1,6 +1,6 @@
 """Late fusion."""
 
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +41,10 @@ class LateSpec(VectorFusionSpec):
 
     def build(self, inputs: Signatures, *, rngs: nnx.Rngs) -> "Late":
         return Late(self)
+
+    @classmethod
+    def examples(cls) -> list[dict[str, Any]]:
+        return [{"combine": combine} for combine in get_args(Combine)]
 
 
 class Late(nnx.Module):

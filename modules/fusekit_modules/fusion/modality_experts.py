@@ -27,6 +27,8 @@ class ModalityExpertsSpec(OperatorSpec):
 
     uniform = True
     needs = frozenset({"replace"})
+    replaces = frozenset({"mlp"})
+    reads_inputs = False
     type: Literal["modality_experts"] = "modality_experts"
     labels: tuple[str, ...] = Field((), description="which labels; default all of the stream")
     hidden: Width | None = Field(None, description="width within an expert; default four times")

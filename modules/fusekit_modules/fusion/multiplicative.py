@@ -1,6 +1,6 @@
 """Multiplicative interactions."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from flax import nnx
@@ -53,6 +53,15 @@ class MultiplicativeSpec(WidthFusionSpec):
 
     def build(self, inputs: Signatures, *, rngs: nnx.Rngs) -> "Multiplicative":
         return Multiplicative(self, inputs, rngs=rngs)
+
+    @classmethod
+    def examples(cls) -> list[dict[str, Any]]:
+        return [
+            {},
+            {"form": "vector"},
+            {"form": "scalar"},
+            {"form": "matrix3d", "tokens": 2, "width": 4},
+        ]
 
 
 class Interaction(nnx.Module):

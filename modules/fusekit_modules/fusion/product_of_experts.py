@@ -1,6 +1,6 @@
 """Product of Gaussian experts."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +41,10 @@ class ProductOfExpertsSpec(VectorFusionSpec):
 
     def build(self, inputs: Signatures, *, rngs: nnx.Rngs) -> "ProductOfExperts":
         return ProductOfExperts(self)
+
+    @classmethod
+    def examples(cls) -> list[dict[str, Any]]:
+        return [{}, {"prior": "none"}]
 
 
 class ProductOfExperts(nnx.Module):

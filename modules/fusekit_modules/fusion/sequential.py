@@ -1,6 +1,6 @@
 """Fusion one modality after another."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from flax import nnx
@@ -48,6 +48,10 @@ class SequentialSpec(WidthFusionSpec):
 
     def build(self, inputs: Signatures, *, rngs: nnx.Rngs) -> "Sequential":
         return Sequential(self, inputs, rngs=rngs)
+
+    @classmethod
+    def examples(cls) -> list[dict[str, Any]]:
+        return [{}, {"hidden": [], "width": 4}]
 
 
 def spans_of(inputs: Signatures) -> tuple[Span, ...]:

@@ -1,6 +1,6 @@
 """Fusion of a set of modality tokens."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from flax import nnx
@@ -43,6 +43,10 @@ class SetAttentionSpec(WidthFusionSpec):
     def build(self, inputs: Signatures, *, rngs: nnx.Rngs) -> "SetAttention | DeepSet":
         module = SetAttention if self.form == "transformer" else DeepSet
         return module(self, inputs, rngs=rngs)
+
+    @classmethod
+    def examples(cls) -> list[dict[str, Any]]:
+        return [{"heads": 2}, {"form": "deep_set", "width": 4, "hidden": 6}]
 
 
 def tokens(project: nnx.List[Linear], values: list) -> jnp.ndarray:

@@ -1,6 +1,6 @@
 """Addition."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from flax import nnx
@@ -31,6 +31,10 @@ class SumSpec(VectorFusionSpec):
 
     def build(self, inputs: Signatures, *, rngs: nnx.Rngs) -> "Sum":
         return Sum(self, inputs, rngs=rngs)
+
+    @classmethod
+    def examples(cls) -> list[dict[str, Any]]:
+        return [{}, {"absent": "renormalise", "width": 4}]
 
 
 class Sum(nnx.Module):
