@@ -1,6 +1,6 @@
 """What a comparison comes to, as plain data."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +33,23 @@ class Difference:
 
 
 @dataclass(frozen=True)
+class Margin:
+    """A model's mean score less that of what learns nothing, on the same rows.
+
+    Args:
+      score: of what learns nothing; of several seeds the mean.
+      samples: the difference, and the bootstrap interval over test rows.
+      rows: how many test rows count.
+      beaten: whether the interval lies wholly on the better side of zero.
+    """
+
+    score: float
+    samples: Interval
+    rows: int
+    beaten: bool
+
+
+@dataclass(frozen=True)
 class Entry:
     """One model of a comparison.
 
@@ -53,6 +70,9 @@ class Entry:
       notes: what a reader should know.
       vs_single: against the best single modality; None for the single ones.
       vs_baseline: against the baseline; None for it.
+      vs_constant: against the constant predictor; None where the metric has none, or none of the
+        seeds could be trained.
+      vs_control: against its own training on shuffled targets; None without.
       folder: of its runs.
     """
 
@@ -72,6 +92,8 @@ class Entry:
     notes: tuple[str, ...] = ()
     vs_single: Difference | None = None
     vs_baseline: Difference | None = None
+    vs_constant: Margin | None = None
+    vs_control: Margin | None = None
     folder: str | None = None
 
 
@@ -89,9 +111,12 @@ class Comparison:
       tolerance: how far a cost may be off.
       confidence: of every interval.
       resamples: of the bootstrap.
+      unit: what it draws: `row`, or the column by whose values test rows were grouped.
+      units: how many of them there are.
       rows: of each split.
       seconds: that it took.
       folder: what it wrote.
+      finished: whether all entries are there, and their intervals.
     """
 
     title: str
@@ -106,6 +131,9 @@ class Comparison:
     rows: Mapping[str, int]
     seconds: float
     folder: Path | None = None
+    unit: str = "row"
+    units: int = 0
+    finished: bool = True
 
     def __getitem__(self, name: str) -> Entry:
         for entry in self.entries:
@@ -130,12 +158,31 @@ class Comparison:
             if (d := entry.vs_single) is not None and d.clear and sign * d.seeds.mean > 0
         )
 
+    @property
+    def controlled(self) -> bool:
+        """Whether any model was trained on shuffled targets."""
+        return any(entry.control for entry in self.entries)
+
+    def unbeaten(self) -> dict[str, tuple[str, ...]]:
+        """By control, `constant` and `shuffled`, who does not beat it; only controls there are."""
+        found: dict[str, tuple[str, ...]] = {}
+        if self.constant is not None:
+            found["constant"] = _unbeaten((e.name, e.vs_constant) for e in self.entries)
+        if self.controlled:
+            found["shuffled"] = _unbeaten((e.name, e.vs_control) for e in self.entries)
+        return found
+
     def as_dict(self) -> dict[str, Any]:
         found = asdict(self)
         found["folder"] = None if self.folder is None else str(self.folder)
         single = self.best_single
         found["best_single"] = None if single is None else single.name
+        found["unbeaten"] = self.unbeaten()
         return found
+
+
+def _unbeaten(margins: Iterable[tuple[str, Margin | None]]) -> tuple[str, ...]:
+    return tuple(name for name, margin in margins if margin is None or not margin.beaten)
 
 
 def best(entries: Sequence[Entry], better: str) -> Entry | None:

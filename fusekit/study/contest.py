@@ -3,7 +3,6 @@
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 
@@ -14,11 +13,13 @@ from fusekit.errors import FusekitError
 from fusekit.graph import resolve
 from fusekit.study.alone import single
 from fusekit.study.budget import KNOB, TOLERANCE, Matched, match
+from fusekit.study.checks import Knobs, check_knobs, check_rates, knobs_of, metric_of
 from fusekit.study.comparison import Comparison, Entry, Role
-from fusekit.study.constant import constant_score
+from fusekit.study.controls import constant_predictor, with_margins
 from fusekit.study.cost import Budget, Cost
 from fusekit.study.differences import with_differences
 from fusekit.study.folder import Folder
+from fusekit.study.groups import Groups
 from fusekit.study.progress import Told
 from fusekit.study.reach import modalities_read
 from fusekit.study.spec import with_train
@@ -27,6 +28,8 @@ from fusekit.study.targets import Targets, open_split, targets_of
 from fusekit.study.trial import Trained, Trial
 from fusekit.train.evaluate import Gathered
 
+Tested = dict[str, list[Gathered | None]]
+"""What models say of the test rows, by name and seed; None for a seed that failed."""
 FACTORS = (1 / 3, 1.0, 3.0)
 """The default grid, times the declared learning rate."""
 
@@ -38,11 +41,12 @@ def compare(
     singles: bool = True,
     seeds: int = 5,
     budget: Budget = "parameters",
-    knobs: Mapping[str, Sequence[str]] | Sequence[str] = (KNOB,),
+    knobs: Knobs = (KNOB,),
     rates: Sequence[float] | None = None,
     tune_seeds: int = 1,
     control_seeds: int = 1,
     metric: str | None = None,
+    group: str | None = None,
     resamples: int = RESAMPLES,
     root: str | PathLike[str] | None = None,
     name: str | None = None,
@@ -66,6 +70,8 @@ def compare(
       tune_seeds: how many seeds each rate is tried on; all, where they run side by side.
       control_seeds: how many seeds train on shuffled targets; 0 for none.
       metric: to compare by; default `train.select`, or the first.
+      group: a column of the sources: test rows of equal value are drawn together, as those of one
+        speaker or patient have to be; default each row by itself.
       resamples: of the bootstrap.
       root: where the folder of the comparison is made; None writes nothing.
       name: of that folder's parent; default `compare`.
@@ -78,7 +84,8 @@ def compare(
     began = time.monotonic()
     if seeds < 1 or tune_seeds < 1 or control_seeds < 0:
         raise FusekitError("a comparison needs at least one seed, also to tune")
-    chosen = _checked(experiments, baseline, metric)
+    check_rates(rates)
+    chosen = metric_of(experiments, baseline, metric)
     experiments = {n: with_train(e, select=chosen) for n, e in experiments.items()}
     base = experiments[baseline]
     roles: dict[str, Role] = {}
@@ -89,52 +96,92 @@ def compare(
             roles[one] = "single"
     roles |= {n: "baseline" if n == baseline else "strategy" for n in experiments if n not in roles}
     order = sorted(experiments, key=lambda n: ("single", "baseline", "strategy").index(roles[n]))
+    check_knobs(knobs, experiments)
+    groups = None if group is None else Groups(base, group)
     factors = FACTORS if rates is None else [rate / base.train.learning_rate for rate in rates]
-    names = targets_of(resolve(base))
+    graph = resolve(base)
+    names = targets_of(graph)
     trainings = len(factors) * min(tune_seeds, seeds) + max(seeds - tune_seeds, 0)
     trainings += min(control_seeds, seeds) if names else 0
     folder = None if root is None else Folder.create(root, name or "compare")
+    better = getattr(graph.metrics[chosen].spec, "better", "higher")
     told = Told(1, show=progress)
-    with told.running():
-        study = _Study(seeds, factors, min(tune_seeds, seeds), min(control_seeds, seeds), told)
-        study.prepare(base, names)
-        told.total = trainings * len(order) * study.steps
-        entries: list[Entry] = []
-        tested: dict[str, list[Gathered | None]] = {}
-        reference = Cost(base)
-        for number, one in enumerate(order, 1):
-            told.start(f"{one} ({number} of {len(order)}): budget")
-            turned = match(experiments[one], reference, budget, _knobs(knobs, one))
-            entry, trained = study.entry(
-                one, roles[one], turned, f"{one} ({number} of {len(order)})", folder
-            )
-            entries.append(entry)
-            tested[one] = [each.tested for each in trained]
-            told.say(_line(entry, chosen))
-        told.start("intervals")
-        graph = resolve(base)
-        better = getattr(graph.metrics[chosen].spec, "better", "higher")
-        entries = with_differences(
-            entries, tested, graph, chosen, better, resamples=resamples, baseline=baseline
+    study = _Study(seeds, factors, min(tune_seeds, seeds), min(control_seeds, seeds), told)
+
+    def outcome(entries: list[Entry], constant: float | None, *, finished: bool) -> Comparison:
+        return Comparison(
+            title=base.meta.title or base.meta.name or "experiment",
+            metric=chosen,
+            better="lower" if better == "lower" else "higher",
+            entries=tuple(entries),
+            constant=constant,
+            budget=budget,
+            tolerance=TOLERANCE,
+            confidence=CONFIDENCE,
+            resamples=resamples,
+            unit="row" if groups is None else groups.column,
+            units=study.rows["test"] if groups is None else groups.count,
+            rows=study.rows,
+            seconds=time.monotonic() - began,
+            folder=None if folder is None else Path(folder.path),
+            finished=finished,
         )
+
+    entries: list[Entry] = []
+    tested: Tested = {}
+    controls: Tested = {}
+    with told.running():
+        try:
+            study.prepare(base, names)
+            told.total = trainings * len(order) * study.steps
+            reference = Cost(base)
+            for number, one in enumerate(order, 1):
+                title = f"{one} ({number} of {len(order)})"
+                told.start(f"{title}: budget")
+                turned = match(experiments[one], reference, budget, knobs_of(knobs, one))
+                entry, tested[one], controls[one] = study.entry(
+                    one, roles[one], turned, title, folder
+                )
+                entries.append(entry)
+                if folder is not None:
+                    folder.keep(outcome(entries, None, finished=False))
+                told.say(_line(entry, chosen))
+        except KeyboardInterrupt:
+            kept = "" if folder is None or not entries else f", kept in {folder.path}/compare.json"
+            told.say(f"stopped: {len(entries)} of {len(order)} models are done{kept}")
+            raise
+        told.start("intervals")
         known = next((g for rows in tested.values() for g in rows if g is not None), None)
-        constant = None if known is None else constant_score(base, graph, chosen, known)
+        drawn = None
+        if groups is not None and known is not None and known.index is not None:
+            drawn = groups.of(known.index)
+        constant, answers = None, None
+        if known is not None:
+            constant, answers = constant_predictor(base, graph, chosen, known)
+        entries = with_differences(
+            entries,
+            tested,
+            graph,
+            chosen,
+            better,
+            resamples=resamples,
+            baseline=baseline,
+            groups=drawn,
+        )
+        entries = with_margins(
+            entries,
+            tested,
+            controls,
+            answers,
+            graph,
+            chosen,
+            better,
+            resamples=resamples,
+            groups=drawn,
+        )
         told.done = told.total
         told.say("done")
-    comparison = Comparison(
-        title=base.meta.title or base.meta.name or "experiment",
-        metric=chosen,
-        better="lower" if better == "lower" else "higher",
-        entries=tuple(entries),
-        constant=constant,
-        budget=budget,
-        tolerance=TOLERANCE,
-        confidence=CONFIDENCE,
-        resamples=resamples,
-        rows=study.rows,
-        seconds=time.monotonic() - began,
-        folder=None if folder is None else Path(folder.path),
-    )
+    comparison = outcome(entries, constant, finished=True)
     if folder is not None:
         folder.finish(comparison)
     return comparison
@@ -169,8 +216,8 @@ class _Study:
 
     def entry(
         self, name: str, role: Role, turned: Matched, title: str, folder: Folder | None
-    ) -> tuple[Entry, list[Trained]]:
-        """Trains one strategy."""
+    ) -> tuple[Entry, list[Gathered | None], list[Gathered | None]]:
+        """Trains one strategy: the entry, its models' answers and those of its controls."""
         told, experiment = self.told, turned.experiment
         told.start(f"{title}: compiling, then learning rates")
         trial = Trial(experiment, seeds=self.seeds, tick=told.ticks)
@@ -211,7 +258,7 @@ class _Study:
             notes=tuple(notes),
             folder=path,
         )
-        return entry, [replace(each, state=None) for each in trained]
+        return entry, [each.tested for each in trained], [each.tested for each in controls]
 
 
 def _scores(trial: Trial, metric: str, trained: Sequence[Trained]) -> tuple[float, ...]:
@@ -238,31 +285,6 @@ def _notes(
             edge = "highest" if factor == max(factors) else "lowest"
             notes.append(f"its learning rate is the {edge} of the grid")
     return notes
-
-
-def _checked(experiments: Mapping[str, Experiment], baseline: str, metric: str | None) -> str:
-    """The metric to compare by. Raises `FusekitError` where a comparison would not be fair."""
-    if baseline not in experiments:
-        raise FusekitError(f"the baseline {baseline} is not among {', '.join(experiments)}")
-    base = experiments[baseline]
-    for name, experiment in experiments.items():
-        for section in ("data", "modalities", "train", "losses", "metrics"):
-            if getattr(experiment, section) != getattr(base, section):
-                raise FusekitError(
-                    f"{name} and {baseline} cannot be compared: their `{section}` differ"
-                )
-    found = metric or base.train.select or next(iter(base.metrics), None)
-    if found is None:
-        raise FusekitError("there is no metric to compare by")
-    if found not in base.metrics:
-        raise FusekitError(f"there is no metric {found}: {', '.join(base.metrics)}")
-    return found
-
-
-def _knobs(knobs: Mapping[str, Sequence[str]] | Sequence[str], name: str) -> Sequence[str]:
-    if isinstance(knobs, Mapping):
-        return knobs.get(name, knobs.get("*", (KNOB,)))
-    return knobs
 
 
 def _line(entry: Entry, metric: str) -> str:

@@ -24,6 +24,7 @@ def with_differences(
     *,
     resamples: int,
     baseline: str,
+    groups: NDArray[np.int64] | None = None,
     seed: int = 0,
 ) -> list[Entry]:
     """The entries with their differences to the best single modality and to the baseline.
@@ -36,12 +37,13 @@ def with_differences(
       better: whether higher or lower is.
       resamples: of the bootstrap; test rows are drawn, seeds are not.
       baseline: its name.
+      groups: of the test rows, where these are drawn by group.
       seed: of the draws.
     """
     single = best([entry for entry in entries if entry.role == "single"], better)
     pairs = [(e.name, single.name) for e in entries if single and e.role != "single"]
     pairs += [(e.name, baseline) for e in entries if e.name != baseline]
-    found = differences(pairs, tested, graph, metric, resamples=resamples, seed=seed)
+    found = differences(pairs, tested, graph, metric, resamples=resamples, groups=groups, seed=seed)
     return [
         replace(
             entry,
@@ -61,6 +63,7 @@ def differences(
     metric: str,
     *,
     resamples: int,
+    groups: NDArray[np.int64] | None = None,
     seed: int = 0,
 ) -> dict[tuple[str, str], Difference]:
     """Of each pair, over the seeds in which both were trained and the rows that both answer."""
@@ -84,7 +87,7 @@ def differences(
     where = {key: column for column, key in enumerate(measures)}
     rows = len(next(iter(measures.values()))[1])
     functions = [partial(_mean, graph, metric, *measure) for measure in measures.values()]
-    replicates = draws(rows, functions, resamples=resamples, seed=seed)
+    replicates = draws(rows, functions, resamples=resamples, seed=seed, groups=groups)
     found = {}
     for pair, (mine, other, both, own, others) in plans.items():
         index = np.flatnonzero(both)

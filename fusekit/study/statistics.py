@@ -58,10 +58,12 @@ def draws(
     resamples: int = RESAMPLES,
     seed: int = 0,
     tick: Callable[[], Any] = lambda: None,
+    groups: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float64]:
     """Bootstrap replicates `[resamples, measures]` (Efron 1979).
 
-    In each, all measures see the same rows, drawn with replacement: differences are paired.
+    In each, all measures see the same rows, drawn with replacement: differences are paired. Rows
+    that are not independent are drawn by group, all rows of a group together.
 
     Args:
       rows: how many there are.
@@ -69,14 +71,25 @@ def draws(
       resamples: how often rows are drawn.
       seed: of the draws.
       tick: called after each.
+      groups: `[rows]`, the group of each, from 0 on; as many groups are drawn as there are.
     """
     random = np.random.default_rng(seed)
     found = np.empty((resamples, len(measures)))
+    members = None if groups is None else _members(groups)
     for draw in range(resamples):
-        index = random.integers(0, rows, rows)
+        if members is None:
+            index = random.integers(0, rows, rows)
+        else:
+            drawn = random.integers(0, len(members), len(members))
+            index = np.concatenate([members[group] for group in drawn])
         found[draw] = [measure(index) for measure in measures]
         tick()
     return found
+
+
+def _members(groups: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """The rows of each group."""
+    return [np.flatnonzero(groups == group) for group in np.unique(groups)]
 
 
 def percentile_interval(

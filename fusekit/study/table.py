@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fusekit.report.numbers import short
-from fusekit.study.comparison import Comparison, Difference, Entry
+from fusekit.study.comparison import Comparison, Difference, Entry, Margin
 from fusekit.study.statistics import Interval
 
 Rows = list[list[str]]
@@ -18,15 +18,23 @@ def scores_table(found: Comparison) -> tuple[list[str], Rows]:
     if single is not None:
         heads += [f"less {single.name}: over seeds", "over samples"]
     baseline = found.of("baseline")[0].name
-    heads += [f"less {baseline}: over seeds", "over samples", "shuffled"]
+    heads += [f"less {baseline}: over seeds", "over samples"]
     rows = []
     for entry in found.entries:
         row = [_name(entry), _score(entry.score)]
         if single is not None:
             row += _difference(entry.vs_single)
-        row += _difference(entry.vs_baseline)
-        control = [value for value in entry.control if value == value]
-        rows.append([*row, f"{sum(control) / len(control):.3f}" if control else "–"])
+        rows.append([*row, *_difference(entry.vs_baseline)])
+    return heads, rows
+
+
+def controls_table(found: Comparison) -> tuple[list[str], Rows]:
+    """Heads and rows: what learns nothing, and whether it is beaten."""
+    heads = ["strategy", "constant", "less constant", "shuffled", "less shuffled"]
+    rows = [
+        [_name(entry), *_margin(entry.vs_constant), *_margin(entry.vs_control)]
+        for entry in found.entries
+    ]
     return heads, rows
 
 
@@ -56,8 +64,7 @@ def remarks(found: Comparison) -> list[str]:
     count = len(found.entries[0].scores)
     seeds = f"{count} seed{'s' if count != 1 else ''}"
     lines = [f"{seeds}; rows: {rows}; {found.better} {found.metric} is better."]
-    if found.constant is not None:
-        lines.append(f"Constant predictor: {found.constant:.3f}.")
+    lines.append(_controls(found))
     single = found.best_single
     if single is not None:
         paying = found.paying()
@@ -68,7 +75,7 @@ def remarks(found: Comparison) -> list[str]:
         )
     lines.append(
         "Learning rates and states were chosen on validation rows. Intervals are of each row by"
-        f" itself: Student's t over seeds, {found.resamples} bootstrap draws over test rows."
+        f" itself: Student's t over seeds, {found.resamples} bootstrap draws over {_units(found)}."
     )
     lines.append(_budget(found))
     for entry in found.entries:
@@ -77,6 +84,34 @@ def remarks(found: Comparison) -> list[str]:
             notes.append(f"it answers {entry.answered:.1%} of the test rows")
         lines += [f"{entry.name}: {note}." for note in notes]
     return lines
+
+
+def _controls(found: Comparison) -> str:
+    """Whether what learns nothing is beaten, and by whom not."""
+    words = {"constant": "its constant predictor", "shuffled": "its shuffled-label control"}
+    unbeaten = found.unbeaten()
+    if found.constant is not None:
+        words["constant"] += f" ({found.constant:.3f})"
+    if not unbeaten:
+        return f"Nothing that learns nothing was scored: {found.metric} has no constant predictor."
+    lines = [
+        f"{', '.join(names)}: not better than {words[kind]}"
+        for kind, names in unbeaten.items()
+        if names
+    ]
+    if not lines:
+        what = " and ".join(words[kind] for kind in unbeaten)
+        lines = [f"Every model beats {what}"]
+    end = ", with zero outside the interval over samples."
+    if "shuffled" not in unbeaten:
+        end += " None was trained on shuffled labels."
+    return "; ".join(lines) + end
+
+
+def _units(found: Comparison) -> str:
+    if found.unit == "row":
+        return "test rows"
+    return f"{found.units} groups of test rows, those of equal {found.unit}"
 
 
 def _budget(found: Comparison) -> str:
@@ -95,20 +130,20 @@ def _budget(found: Comparison) -> str:
 
 
 def markdown(found: Comparison) -> str:
-    """Both tables and the remarks."""
+    """The tables and the remarks."""
     parts = [f"# {found.title}", ""]
-    for heads, rows in (scores_table(found), costs_table(found)):
+    for heads, rows in _tables(found):
         parts += [_line(heads), _line(["---"] * len(heads)), *map(_line, rows), ""]
     parts += [f"- {remark}" for remark in remarks(found)]
     return "\n".join([*parts, f"- It took {found.seconds:.0f} s.", ""])
 
 
 def printed(found: Comparison, console: Any) -> None:
-    """Both tables and the remarks on a rich console."""
+    """The tables and the remarks on a rich console."""
     from rich.table import Table
 
-    for heads, rows in (scores_table(found), costs_table(found)):
-        table = Table(title=found.title if heads[1] != "parameters" else None)
+    for position, (heads, rows) in enumerate(_tables(found)):
+        table = Table(title=None if position else found.title)
         for number, head in enumerate(heads):
             table.add_column(head, justify="right" if number else "left")
         for row in rows:
@@ -116,6 +151,10 @@ def printed(found: Comparison, console: Any) -> None:
         console.print(table, markup=False)
     for remark in remarks(found):
         console.print(remark, markup=False, highlight=False)
+
+
+def _tables(found: Comparison) -> list[tuple[list[str], Rows]]:
+    return [scores_table(found), controls_table(found), costs_table(found)]
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -142,6 +181,15 @@ def _difference(difference: Difference | None) -> list[str]:
         f"{difference.seeds.mean:+.3f}{mark} {_bounds(difference.seeds)}",
         _bounds(difference.samples),
     ]
+
+
+def _margin(margin: Margin | None) -> list[str]:
+    """The score of what learns nothing, and the difference, marked where it is beaten."""
+    if margin is None:
+        return ["–", "–"]
+    mark = "*" if margin.beaten else ""
+    difference = f"{margin.samples.mean:+.3f}{mark} {_bounds(margin.samples)}"
+    return [f"{margin.score:.3f}", difference]
 
 
 def _bounds(interval: Interval) -> str:

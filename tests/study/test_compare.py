@@ -7,10 +7,10 @@ import pytest
 
 import fusekit
 from fusekit.errors import FusekitError
-from fusekit.study import Comparison, compare
+from fusekit.study import Comparison, compare, contest
 from fusekit.study.differences import differences
 from fusekit.study.statistics import paired_t_interval, t_interval
-from fusekit.study.table import markdown
+from fusekit.study.table import markdown, remarks
 from fusekit.study.targets import open_split
 from fusekit.train.checkpoint import Checkpoints
 from fusekit.train.evaluate import Columns, Gathered, evaluate
@@ -93,6 +93,26 @@ def test_the_constant_predictor(found):
     np.testing.assert_allclose(found.constant, np.mean(by_split["test"] == common))
 
 
+def test_every_model_is_held_against_what_learns_nothing(found):
+    for entry in found.entries:
+        constant, control = entry.vs_constant, entry.vs_control
+        assert constant.score == pytest.approx(found.constant)
+        assert constant.samples.mean == pytest.approx(entry.score.mean - found.constant)
+        assert control.score == pytest.approx(np.mean(entry.control))
+        assert control.samples.mean == pytest.approx(entry.score.mean - control.score)
+        for margin in (constant, control):
+            assert margin.rows == 18
+            assert margin.samples.low <= margin.samples.high
+            assert margin.beaten == (margin.samples.low > 0)
+    lost = found.unbeaten()
+    assert set(lost) == {"constant", "shuffled"}
+    for name in lost["constant"]:
+        assert not found[name].vs_constant.beaten
+    (remark,) = [line for line in remarks(found) if "zero outside the interval over" in line]
+    for names in lost.values():
+        assert all(name in remark for name in names)
+
+
 def test_models_can_be_opened_again(found):
     """The folder's models, by an ordinary program, score what was reported."""
     for name in ("left", "gated"):
@@ -101,6 +121,9 @@ def test_models_can_be_opened_again(found):
             run = found.folder / entry.folder / f"seed_{seed}"
             declared = fusekit.load(run / "config.yaml")
             assert declared.train.learning_rate == pytest.approx(entry.rate)
+            assert declared.train.seed == seed
+            noted = f"Seed {seed} of a comparison: its batches were those of seed 3."
+            assert declared.meta.notes == (noted if seed != 3 else None)
             program = fusekit.compile(declared)
             state = Checkpoints(run / "best", wait=True).replica(program)
             pipeline = open_split(declared, "test", training=False)
@@ -115,10 +138,16 @@ def test_what_is_written(found):
     assert (written["budget"], written["metric"]) == ("none", "accuracy")
     text = (found.folder / "compare.md").read_text()
     assert text == markdown(found)
+    assert "batches of seed 3" in (found.folder / "gated" / "README.md").read_text()
+    assert written["finished"] is True
+    assert written["entries"][3]["vs_constant"]["score"] == found.constant
     for word in (
+        "less constant",
+        "less shuffled",
         "left alone",
         "gated",
-        "Constant predictor",
+        "constant predictor",
+        "bootstrap draws over test rows",
         "over samples",
         "Nothing was matched",
     ):
@@ -154,3 +183,38 @@ def test_what_cannot_be_compared():
         compare({"concat": base, "other": other}, progress=False)
     with pytest.raises(FusekitError, match="no metric f1"):
         compare({"concat": base}, metric="f1", progress=False)
+
+
+def test_rates_that_are_none_are_refused_before_training():
+    for rates in ([], [0.0], [float("nan")], [0.1, float("inf")]):
+        with pytest.raises(FusekitError, match="finite and above 0"):
+            compare({"concat": tiny.experiment()}, rates=rates, progress=False)
+
+
+def test_knobs_of_nobody_are_refused_before_training():
+    base = {"concat": tiny.experiment()}
+    with pytest.raises(FusekitError, match=r"a knob is of gatd.*concat, left, right"):
+        compare(base, knobs={"gatd": ["encoders.*.width"]}, progress=False)
+    with pytest.raises(FusekitError, match="is no knob"):
+        compare(base, knobs=["train.batch"], progress=False)
+
+
+def test_a_stop_leaves_what_is_done(tmp_path, monkeypatch, capsys):
+    trained = contest._Study.entry
+
+    def entry(self, name, *arguments):
+        if name == "concat":
+            raise KeyboardInterrupt
+        return trained(self, name, *arguments)
+
+    monkeypatch.setattr(contest._Study, "entry", entry)
+    with pytest.raises(KeyboardInterrupt):
+        compare(
+            {"concat": tiny.experiment()}, seeds=1, control_seeds=0, rates=[0.01], root=tmp_path
+        )
+    (written,) = tmp_path.glob("compare/*/compare.json")
+    kept = json.loads(written.read_text())
+    assert [one["name"] for one in kept["entries"]] == ["left", "right"]
+    assert kept["finished"] is False
+    assert kept["entries"][0]["scores"][0] >= 0
+    assert "stopped: 2 of 3 models are done" in capsys.readouterr().err

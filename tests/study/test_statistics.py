@@ -96,3 +96,20 @@ def test_draws_are_paired_seeded_and_ticked():
     np.testing.assert_array_equal(found, draws(9, seen, resamples=20, seed=4))
     assert len(ticks) == 20
     assert not np.array_equal(found, draws(9, seen, resamples=20, seed=5))
+
+
+def test_groups_are_drawn_whole():
+    """All four samples of two groups of unequal size, equally likely."""
+    groups, values = np.array([7, 2, 2]), np.array([0.0, 1.0, 5.0])
+    found = draws(3, [lambda i: values[i].sum()], resamples=4000, groups=groups)[:, 0]
+    for total, share in ((0.0, 0.25), (6.0, 0.5), (12.0, 0.25)):
+        np.testing.assert_allclose(np.mean(found == total), share, atol=0.03)
+
+
+def test_rows_that_repeat_their_group_are_not_independent():
+    """Ten groups of equal rows: as wide as ten rows, and wider than a hundred."""
+    group = np.repeat(np.arange(10), 10)
+    values = np.random.default_rng(0).normal(size=10)[group]
+    mean = [lambda i: values[i].mean()]
+    by_row, by_group = (draws(100, mean, groups=g)[:, 0].std() for g in (None, group))
+    assert by_group == pytest.approx(by_row * 10**0.5, rel=0.1)
