@@ -20,7 +20,7 @@ from fusekit.component import (
     ModalitySpec,
     SourceSpec,
 )
-from fusekit.config import extent
+from fusekit.config import dangling, extent
 from fusekit.config.frozen import FrozenDict
 from fusekit.config.mesh import Mesh
 from fusekit.config.meta import Meta
@@ -85,7 +85,7 @@ class Experiment(Section):
         except ValidationError as error:
             problems += translate(error, type(self), clean)
         if problems:
-            raise ConfigError(tidy(problems))
+            raise ConfigError(tidy([*problems, *dangling.check(sections)]))
 
     @classmethod
     def of(cls, sections: Mapping[str, Any]) -> "Experiment":
