@@ -8,7 +8,11 @@ from typing import Any
 
 
 def write(path: Path, text: str) -> None:
-    """Writes beside the file, flushes to disk, then renames over it."""
+    """Writes beside the file, flushes to disk, then renames over it.
+
+    Raises:
+      OSError: the file cannot be written; `filename` says which, for a full disk as well.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with beside.open("w", encoding="utf-8", newline="\n") as file:
@@ -16,8 +20,20 @@ def write(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
-    except BaseException:
+    except BaseException as error:
         beside.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename, error.filename2 = str(path), None
+        raise
+
+
+def append(path: Path, text: str) -> None:
+    """Adds to the end of a file. Raises `OSError` that says which file."""
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        error.filename = str(path)
         raise
 
 

@@ -28,7 +28,7 @@ from fusekit.errors import CheckpointError, FusekitError
 from fusekit.train.anchor import anchored
 from fusekit.train.checkpoint import Checkpoints
 from fusekit.train.environment import environment
-from fusekit.train.files import tame, write, write_json
+from fusekit.train.files import append, tame, write, write_json
 from fusekit.train.report import read_metrics, report
 
 STAMP = "%Y-%m-%dT%H-%M-%SZ"
@@ -154,8 +154,8 @@ class Run:
             "split": split,
             "values": tame(columns),
         }
-        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, allow_nan=False, ensure_ascii=False) + "\n")
+        text = json.dumps(line, allow_nan=False, ensure_ascii=False)
+        append(self.folder / "metrics.jsonl", text + "\n")
         for name, value in columns.items():
             listed = isinstance(value, list)
             for k, one in enumerate(value if listed else [value]):

@@ -72,3 +72,39 @@ def test_set_is_applied(fusekit: Any, tiny: Path) -> None:
     )
     wider = fusekit("check", tiny, "--set", "encoders.left.width=9", "--set", "meta.name=other")
     assert wider.out == "OK other: 3 modalities, 4 nodes, 0 layers, 113 parameters\n"
+
+
+def test_what_the_system_refuses_is_a_message_with_the_file(fusekit: Any, monkeypatch: Any) -> None:
+    """A full disk under any command; `errno` 28."""
+
+    def full() -> None:
+        raise OSError(28, "No space left on device", "runs/a/config.yaml")
+
+    monkeypatch.setattr("fusekit.cli.list.command", full)
+    ran = fusekit("list")
+    assert ran.status == 2
+    assert ran.err == "runs/a/config.yaml: No space left on device\n"
+
+
+def test_notes_are_told() -> None:
+    from fusekit.cli.main import told
+    from fusekit.errors import DataError
+
+    error = DataError("these 15 bytes are no png")
+    error.add_note("in a.png")
+    error.add_note("-----\nFor simplicity, Grain has removed its internal frames")
+    assert told(error) == "these 15 bytes are no png\n    in a.png"
+
+
+def test_a_component_that_cannot_be_imported(fusekit: Any, tmp_path: Path) -> None:
+    for name, text, message in (
+        ("half", "def f(:\n", "SyntaxError: invalid syntax (half.py, line 1)"),
+        ("lacks", "import os\nimport no_such_module\n", "no_such_module' (line 2)"),
+        ("wrong", "x = {}\n\nx['a']\n", "KeyError: 'a' (line 3)"),
+    ):
+        file = tmp_path / f"{name}.py"
+        file.write_text(text, encoding="utf-8")
+        ran = fusekit("test-component", file)
+        assert ran.status == 2, ran
+        assert f"{file} cannot be imported: " in ran.err
+        assert message in ran.err

@@ -170,3 +170,79 @@ def test_a_stopped_run_says_how_to_go_on(fusekit: Any, monkeypatch: pytest.Monke
     ran = fusekit("train", HERE / "tiny.yaml")
     assert ran.status == 143
     assert "fusekit train --resume runs/a/b" in ran.err
+
+
+def test_a_folder_of_runs_that_is_a_file(fusekit: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    ran = fusekit("train", HERE / "tiny.yaml", "--runs", tmp_path / "file", "-q")
+    assert ran.status == 2
+    assert "cannot be made: Not a directory" in ran.err
+
+
+def test_evaluate_tells_which_replica(fusekit: Any, tmp_path: Path) -> None:
+    """The number is remembered, though a killed run has no summary."""
+    words = ("--set", "train.steps=2", "--set", "train.select=accuracy", "--runs", tmp_path, "-q")
+    assert fusekit("train", HERE / "tiny.yaml", "--replicas", 2, *words).status == 0
+    (folder,) = (tmp_path / "tiny").iterdir()
+    (folder / "summary.json").unlink()
+    ran = fusekit("evaluate", folder, "--replica", 1)
+    assert ran.status == 0, ran.err
+    assert ran.out.splitlines()[0] == "test, step 2, replica 1 of 2"
+    assert "compiling, then evaluating 2 batches" in ran.err
+    assert fusekit("evaluate", folder, "--replica", 2).status == 2
+    longer = fusekit("train", "--resume", folder, "-q")
+    assert longer.status == 0, longer.err
+
+
+TABLE = """version: 1
+modalities:
+  x: {{type: features, width: 2, optional: true}}
+  label: {{type: label, classes: 2}}
+encoders: {{x: {{type: mlp, width: 2}}}}
+heads: {{class: {{type: classifier, input: x, classes: 2}}}}
+losses: {{class: {{type: cross_entropy, prediction: class, target: batch.label}}}}
+data:
+  t:
+    type: table
+    path: {path}
+    vectors: {{x: [a, b], y: [right, left]}}
+    provides: {{label: right}}
+    standardise: [x]
+train: {{batch: 2}}
+"""
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    config = tmp_path / "t.yaml"
+    config.write_text(TABLE.format(path=tmp_path / "train.csv"), encoding="utf-8")
+    lines = ["a,b,right,left,part", *(f"{k},{2 * k},{k % 2},0,train" for k in range(4))]
+    (tmp_path / "train.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    config.write_text(
+        config.read_text(encoding="utf-8").replace("type: table", "type: table\n    given: part"),
+        encoding="utf-8",
+    )
+    return config
+
+
+def test_an_index_needs_no_labels_and_may_name_its_rows(
+    table: Path, fusekit: Any, tmp_path: Path
+) -> None:
+    index, output = tmp_path / "new.csv", tmp_path / "answers.jsonl"
+    index.write_text("name,a,b\nanna,1,2\nbert,,\n", encoding="utf-8")
+    ran = fusekit("predict", table, "--input", index, "--ids", "name", "-o", output, "-q")
+    assert ran.status == 0, ran.err
+    found = rows(output)
+    assert [row["id"] for row in found] == ["anna", "bert"]
+    assert found[1]["class"] is None
+    for names, message in (
+        ("anna,1,2\nanna,3,4\n", "name is anna in rows 0 and 1"),
+        ("anna,1,2\n,3,4\n", "name is empty in row 1"),
+        ("anna,1,2\nbert,x,4\n", "vectors.x takes numbers, and a holds 'x' in row 1"),
+    ):
+        index.write_text(f"name,a,b\n{names}", encoding="utf-8")
+        ran = fusekit("predict", table, "--input", index, "--ids", "name", "-o", output, "-q")
+        assert ran.status == 2
+        assert message in ran.err
+    ran = fusekit("predict", table, "--split", "train", "--ids", "name", "-o", output)
+    assert "tell how --input is read" in ran.err

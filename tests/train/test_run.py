@@ -145,8 +145,9 @@ def test_files_are_replaced_whole(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "fsync", fails)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(OSError, match="disk full") as caught:
         write(path, "half")
+    assert caught.value.filename == str(path)
     assert json.loads(path.read_text()) == {"a": 1}
     assert [p.name for p in Path(tmp_path).iterdir()] == ["a.json"]
 

@@ -61,6 +61,7 @@ class TableRows(Rows):
                 raise DataError(f"{spec.path} has no column {name!r}{hint}")
         self.names = (*self._columns, *made)
         self._check_ids()
+        self._check_vectors()
 
     def __len__(self) -> int:
         return self._count
@@ -73,7 +74,7 @@ class TableRows(Rows):
         for name, columns in self._spec.records.items():
             found[name] = {column: found[column] for column in columns}
         for name, columns in self._spec.vectors.items():
-            found[name] = _vector(name, {column: found[column] for column in columns})
+            found[name] = _vector([found[column] for column in columns])
         return found
 
     def _read(self, name: str) -> Any:
@@ -96,6 +97,18 @@ class TableRows(Rows):
                 raise DataError(
                     f"{self._spec.path}: {self._spec.ids} is {name!s} in rows {first} and {row}"
                 )
+
+    def _check_vectors(self) -> None:
+        """Raises `DataError` for the first cell of a vector that is no number. One such cell makes
+        its whole column text in a CSV, so that a row by itself does not tell."""
+        for name, columns in self._spec.vectors.items():
+            for column in columns:
+                for row, cell in enumerate(self._columns[column]):
+                    if cell is not None and not _number(cell):
+                        raise DataError(
+                            f"{self._spec.path}: vectors.{name} takes numbers, and {column} holds"
+                            f" {cell!r} in row {row}"
+                        )
 
     def values(self, name: str) -> Iterable[Any] | None:
         return None if name in self._spec.files else self._columns.get(name)
@@ -139,14 +152,19 @@ def read_table(path: Path) -> "pa.Table":
     raise DataError(f"{path}: an index is .csv, .jsonl or .parquet")
 
 
-def _vector(name: str, cells: Mapping[str, Any]) -> NDArray[np.float32] | None:
+def _vector(cells: list[Any]) -> NDArray[np.float32] | None:
     """Cells as a vector with NaN for those that are empty; None if all are."""
-    if all(cell is None for cell in cells.values()):
+    if all(cell is None for cell in cells):
         return None
-    for column, cell in cells.items():
-        if cell is not None and not isinstance(cell, int | float):
-            raise DataError(f"vectors.{name} takes numbers, and {column} holds {cell!r}")
-    return np.asarray([np.nan if c is None else c for c in cells.values()], np.float32)
+    return np.asarray([np.nan if cell is None else float(cell) for cell in cells], np.float32)
+
+
+def _number(cell: Any) -> bool:
+    try:
+        float(cell)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _cells(column: "pa.ChunkedArray") -> list[Any]:

@@ -93,7 +93,7 @@ def test_errors(index):
     path = write(folder, rows, "csv")
     with pytest.raises(DataError, match=r"no column 'pictures'; did you mean picture, curve\?"):
         TableSpec(path=path, files=("pictures",)).rows({})
-    with pytest.raises(DataError, match="v takes numbers, and sex holds .f."):
+    with pytest.raises(DataError, match=r"v takes numbers, and sex holds .f."):
         TableSpec(path=path, vectors={"v": ("sex",)}).rows({})[0]
     with pytest.raises(DataError, match="there is no file"):
         TableSpec(path=folder / "other.csv").rows({})
@@ -121,13 +121,20 @@ def test_vectors_of_empty_cells_are_absent_and_text_is_named(tmp_path):
     np.testing.assert_array_equal(rows[1]["v"], np.array([np.nan, 3], np.float32))
     assert rows[2]["v"] is None
     path.write_text("a,b\n1,2\n1,two\n")
-    source = TableSpec(path=path, vectors={"v": ("a", "b")}, split={"type": "holdout", "fractions":
-                       {"train": 1.0}})  # fmt: skip
-    pipeline = Pipeline({"t": source}, {"v": FeaturesSpec(width=2)}, batch=2, seed=0,
+    with pytest.raises(DataError, match=r"t\.csv: vectors\.v takes .* b holds 'two' in row 1"):
+        TableSpec(path=path, vectors={"v": ("a", "b")}).rows({})
+
+
+def test_a_broken_file_is_named_with_its_row(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("curve,part\nc.npy,train\n")
+    (tmp_path / "c.npy").write_bytes(b"no array")
+    source = TableSpec(path=path, files=("curve",), given="part")
+    pipeline = Pipeline({"t": source}, {"curve": FeaturesSpec(width=2)}, batch=1, seed=0,
                         split="train", training=False, threads=0)  # fmt: skip
-    with pytest.raises(DataError, match=r"vectors\.v takes numbers, and b holds '2'") as caught:
+    with pytest.raises(DataError, match="these 8 bytes are no npy") as caught:
         next(iter(pipeline))
-    assert caught.value.__notes__[0] == "in row 0 of source t"
+    assert caught.value.__notes__[:2] == [f"in {tmp_path / 'c.npy'}", "in row 0 of source t"]
 
 
 @pytest.mark.parametrize(
