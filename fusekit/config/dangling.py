@@ -7,6 +7,8 @@ so that a misspelt field does not hide a misspelt reference. The words are those
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pydantic import BaseModel
+
 from fusekit.config import words
 from fusekit.config.reference import Place, Reference, parse_place, parse_reference
 from fusekit.config.registry import components
@@ -28,13 +30,21 @@ def check(sections: Mapping[str, Any]) -> Iterator[Problem]:
         entries = sections.get(section)
         for name, entry in entries.items() if isinstance(entries, Mapping) else ():
             kind = entry.get("type") if isinstance(entry, Mapping) else None
-            component = known.get(kind) if isinstance(kind, str) else None
-            for field in component.model_fields if component is not None else ():
-                for path, text in _texts(entry.get(field), (field,)):
-                    hints = words.at(component, path, entry)
-                    kinds = [it for it, _ in words.flat([*hints, *words.below(hints, 0)])]
-                    if problem := _wrong(text, kinds, names):
-                        yield problem.under(section, name, *path)
+            if isinstance(kind, str) and kind in known:
+                for problem in _entry(known[kind], entry, names):
+                    yield problem.under(section, name)
+
+
+def _entry(
+    component: type[BaseModel], entry: Mapping[str, Any], names: Mapping[str, list[str]]
+) -> Iterator[Problem]:
+    """What is wrong with the names in one entry's references and places."""
+    for field in component.model_fields:
+        for path, text in _texts(entry.get(field), (field,)):
+            hints = words.at(component, path, entry)
+            kinds = [it for it, _ in words.flat([*hints, *words.below(hints, 0)])]
+            if problem := _wrong(text, kinds, names):
+                yield problem.under(*path)
 
 
 def _names(entries: Any) -> list[str]:
