@@ -112,10 +112,10 @@ def in_order(problems: Iterable[Problem], locate: Locate | None) -> list[Problem
 
 def _trim(nodes: dict[str, Node], events: tuple[Event, ...]) -> None:
     """Takes away the places of operators that act on layers which nothing reads."""
-    last = {event.node: 0 for event in events if event.kind == "leave"}
+    last: dict[str, int] = {}
     for event in events:
         if event.kind == "leave":
-            last[event.node] = max(last[event.node], event.index)
+            last[event.node] = max(last.get(event.node, 0), event.index)
     for name, index in last.items():
         nodes[name].places = nodes[name].places[: index + 1]
 
