@@ -50,8 +50,8 @@ def render(summary: Summary) -> str:
 
 def _label(entry: Entry) -> str:
     lines = [f"<b>{_safe(entry.name)}</b>", _safe(entry.type)]
-    if entry.depth and entry.section == "encoders":
-        lines[-1] += f", {numbers.plural(entry.depth, 'layer')}"
+    if entry.layers:
+        lines[-1] += f", {entry.layers}"
     lines += [_safe(text) for port, text in entry.gives if not port]
     if entry.count.parameters:
         lines.append(f"{numbers.short(entry.count.parameters)} parameters")

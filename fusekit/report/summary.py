@@ -49,7 +49,8 @@ class Entry:
       type: of the component.
       reads: what comes in.
       gives: what comes out, by port; its own value is the port ``, of operators one a stack.
-      depth: layers of a stack, or places of an operator.
+      depth: layers of a stack that are built, or places of an operator.
+      declared: layers of a stack, those included that nothing reads and that are not built.
       count: parameters.
       flops: for one sample forward; `None` where not counted.
       touches: of an operator, what it edits; of a stack, by whom it is edited.
@@ -67,6 +68,16 @@ class Entry:
     flops: int | None = None
     touches: tuple[Touch, ...] = ()
     note: str = ""
+    declared: int = 0
+
+    @property
+    def layers(self) -> str:
+        """How many layers a stack has, or of how many it is built; nothing for what is none."""
+        if self.section != "encoders" or not max(self.depth, self.declared):
+            return ""
+        if self.depth < self.declared:
+            return f"{self.depth} of {numbers.plural(self.declared, 'layer')}"
+        return numbers.plural(self.depth, "layer")
 
     @property
     def state(self) -> str:
@@ -156,7 +167,7 @@ def _training(graph: Graph) -> str:
 
 def _node(graph: Graph, node: Node, count: Count, priced: Mapping[str, int]) -> Entry:
     spec = node.spec
-    depth = spec.layers() if isinstance(spec, StackSpec) else len(node.places)
+    depth = _built(graph, node.name) if isinstance(spec, StackSpec) else len(node.places)
     touches = tuple(_touches(graph, node))
     if isinstance(spec, StackSpec):
         touches = tuple(
@@ -176,7 +187,14 @@ def _node(graph: Graph, node: Node, count: Count, priced: Mapping[str, int]) -> 
         count=count,
         flops=priced.get(node.name, 0) if priced and node.role != "modality" else None,
         touches=touches,
+        declared=spec.layers() if isinstance(spec, StackSpec) else 0,
     )
+
+
+def _built(graph: Graph, stack: str) -> int:
+    """How many layers of a stack are run: those that something reads, and those before them."""
+    given = (key for event in graph.events for key in event.gives if key.node == stack)
+    return len({key.index for key in given if key.kind in ("layer", "raw") and key.index >= 0})
 
 
 def _objective(section: str, objective: Objective, count: Count) -> Entry:

@@ -4,7 +4,7 @@ Stacks carry a strip with one cell a layer; cells at which an operator acts have
 training does not change is shaded and dashed.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from itertools import pairwise
 
@@ -14,8 +14,15 @@ from fusekit.report.ranks import SECTIONS, columns
 from fusekit.report.summary import Edge, Entry, Summary
 from fusekit.report.text import details
 
-WIDTH, BETWEEN, MARGIN, HEAD = 208, 112, 28, 92
-LINE, PAD, STRIP = 16, 10, 12
+NARROW, WIDE = 104.0, 208.0
+"""Widths of a column: as its boxes need, within these."""
+MARGIN, HEAD, BEND = 20, 92, 42
+"""Around the page, above the boxes, and what a line has to bend in between columns."""
+LINE, PAD, STRIP, CELL = 16, 10, 12, 14.0
+LABEL = 96.0
+"""The longest label of a line."""
+NAME, SMALL, TINY = 13 * 0.68, 11 * 0.55, 10 * 0.57
+"""Mean widths of a letter, by class of text."""
 TINT = {
     "modalities": "#0f766e",
     "encoders": "#1d4ed8",
@@ -40,8 +47,35 @@ class _Page:
     drawing: Drawing
     entries: dict[str, Entry]
     colour: dict[str, str]
-    parts: list[str]
-    labels: list[str]
+    columns: list["_Column"]
+    parts: list[str] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+
+    def column(self, key: str) -> "_Column":
+        return self.columns[self.drawing.column_of[key]]
+
+
+@dataclass(frozen=True)
+class _Column:
+    """Where a column of boxes stands.
+
+    Args:
+      left, width: of its boxes.
+      lead: how far lines run level behind it, beneath their labels, before they bend.
+    """
+
+    left: float
+    width: float
+    lead: float
+
+    @property
+    def right(self) -> float:
+        return self.left + self.width
+
+    @property
+    def end(self) -> float:
+        """Where the next one begins."""
+        return self.right + self.lead + BEND
 
 
 def render(summary: Summary) -> str:
@@ -52,13 +86,45 @@ def render(summary: Summary) -> str:
     heights = {key: _height(entry, links) for key, entry in entries.items()}
     operators = [e.key for e in entries.values() if e.section == "fusion" and e.touches]
     colour = {key: COLOURS[n % len(COLOURS)] for n, key in enumerate(operators)}
-    page = _Page(summary, place(ranks, heights, links), entries, colour, [], [])
+    drawing = place(ranks, heights, links)
+    page = _Page(summary, drawing, entries, colour, _columns(drawing, entries, links))
     for link in links:
         _line(page, link)
     page.parts += page.labels
     for key, entry in entries.items():
-        _box(page, entry, _left(page, key), page.drawing.top[key] + HEAD, heights[key])
+        _box(page, entry, page.drawing.top[key] + HEAD, heights[key])
     return _whole(page)
+
+
+def _columns(drawing: Drawing, entries: dict[str, Entry], links: list[Link]) -> list[_Column]:
+    """Columns as narrow as what is in them; the gaps behind as wide as their labels."""
+    found: list[_Column] = []
+    left = float(MARGIN)
+    for number, names in enumerate(drawing.columns):
+        needs = [_need(entries[name]) for name in names]
+        needs.append(len(_heading(names, entries)) * SMALL * 1.3)
+        labels = [
+            min(len(link.text) * TINY, LABEL) + 16
+            for link in links
+            if link.text and drawing.column_of[link.source] == number
+        ]
+        width = min(max([NARROW, *needs]), WIDE)
+        found.append(_Column(left, width, max(labels, default=0.0)))
+        left = found[-1].end
+    return found
+
+
+def _heading(names: list[str], entries: dict[str, Entry]) -> str:
+    return ", ".join(dict.fromkeys(entries[name].section for name in names)).upper()
+
+
+def _need(entry: Entry) -> float:
+    """The width of a box with nothing cut."""
+    first = len(entry.name) * NAME + 12 + len(entry.type) * SMALL
+    rows = [first, *(len(line) * SMALL for line in _lines(entry))]
+    if entry.layers:
+        rows.append(_strip(entry) * (entry.depth * CELL + 6) + len(entry.layers) * SMALL)
+    return max(rows) + 24
 
 
 def _links(entries: dict[str, Entry], ranks: dict[str, int]) -> list[Link]:
@@ -79,8 +145,8 @@ def _what(edge: Edge) -> str:
 
 
 def _height(entry: Entry, links: list[Link]) -> float:
-    rows = 2 + bool(_numbers(entry)) + bool(entry.state)
-    own = 2 * PAD + rows * LINE + (STRIP + 6 if _strip(entry) else 0) - 4
+    rows = 1 + len(_lines(entry))
+    own = 2 * PAD + rows * LINE + (STRIP + 6 if entry.layers else 0) - 4
     out = sum(link.source == entry.key for link in links)
     into = sum(link.target == entry.key for link in links)
     return max(own, 17.0 * (max(out, into) + 1))
@@ -88,6 +154,15 @@ def _height(entry: Entry, links: list[Link]) -> float:
 
 def _strip(entry: Entry) -> bool:
     return entry.section == "encoders" and entry.depth > 0
+
+
+def _lines(entry: Entry) -> list[str]:
+    """What a box says below its name."""
+    gives = next((text for port, text in entry.gives if not port), "") or entry.note
+    first = gives or (f"edits {numbers.plural(entry.depth, 'place')}" if entry.touches else "")
+    if entry.section == "losses":
+        first = entry.note or "weight 1"
+    return [line for line in (first, _numbers(entry), entry.state) if line]
 
 
 def _numbers(entry: Entry) -> str:
@@ -99,13 +174,9 @@ def _numbers(entry: Entry) -> str:
     return ", ".join(words)
 
 
-def _left(page: _Page, key: str) -> float:
-    return MARGIN + page.drawing.column_of[key] * (WIDTH + BETWEEN)
-
-
-def _cut(text: str, room: float, size: float = 11) -> str:
+def _cut(text: str, room: float, letter: float = SMALL) -> str:
     """Text that fits into so many pixels, by the mean width of letters."""
-    most = int(room / (size * 0.56))
+    most = int(room / letter + 1e-6)
     return text if len(text) <= most else text[: max(most - 1, 1)] + "…"
 
 
@@ -114,7 +185,8 @@ def _text(x: float, y: float, kind: str, words: str, anchor: str = "start") -> s
     return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}"{end}>{escape(words)}</text>'
 
 
-def _box(page: _Page, entry: Entry, x: float, y: float, height: float) -> None:
+def _box(page: _Page, entry: Entry, y: float, height: float) -> None:
+    x, width = page.column(entry.key).left, page.column(entry.key).width
     tint = page.colour.get(entry.key, TINT[entry.section])
     fill, dash = ("#e5e7eb", ' stroke-dasharray="5 3"') if entry.state else ("#ffffff", "")
     if entry.state == "partly frozen":
@@ -122,35 +194,28 @@ def _box(page: _Page, entry: Entry, x: float, y: float, height: float) -> None:
     tip = "\n".join([f"{entry.name} ({entry.type})", *details(entry)])
     page.parts.append(
         f"<g><title>{escape(tip)}</title>"
-        f'<rect x="{x:.1f}" y="{y:.1f}" width="{WIDTH}" height="{height:.1f}" rx="6" '
+        f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" rx="6" '
         f'fill="{fill}" stroke="{tint}"{dash}/>'
         f'<rect x="{x:.1f}" y="{y + 6:.1f}" width="4" height="{height - 12:.1f}" fill="{tint}"/>'
     )
-    left, room = x + 14, WIDTH - 26
+    left, room = x + 14, width - 24
     at = y + PAD + 10
-    name = _cut(entry.name, room, 13)
+    name = _cut(entry.name, room, NAME)
     page.parts.append(_text(left, at, "n", name))
-    spare = room - len(name) * 13 * 0.6
-    if spare > 40:
-        page.parts.append(_text(x + WIDTH - 10, at, "s", _cut(entry.type, spare), "end"))
-    gives = next((text for port, text in entry.gives if not port), "") or entry.note
-    lines = [gives or (f"edits {numbers.plural(entry.depth, 'place')}" if entry.touches else "")]
-    if entry.section == "losses":
-        lines = [entry.note or "weight 1"]
-    lines += [_numbers(entry), entry.state]
-    for line in lines:
-        if line:
-            at += LINE
-            page.parts.append(_text(left, at, "s", _cut(line, room)))
-    if _strip(entry):
+    spare = room - len(name) * NAME - 12
+    if spare > 4 * SMALL:
+        page.parts.append(_text(x + width - 10, at, "s", _cut(entry.type, spare), "end"))
+    for line in _lines(entry):
+        at += LINE
+        page.parts.append(_text(left, at, "s", _cut(line, room)))
+    if entry.layers:
         _cells(page, entry, left, at + 8, room)
     page.parts.append("</g>")
 
 
 def _cells(page: _Page, entry: Entry, x: float, y: float, room: float) -> None:
-    """One cell a layer, coloured by the operators that act there."""
-    word = f"{entry.depth} layers" if entry.depth > 1 else "1 layer"
-    wide = min(14.0, (room - 58) / entry.depth)
+    """One cell a layer that is built, coloured by the operators that act there."""
+    wide = min(CELL, (room - len(entry.layers) * SMALL - 6) / max(entry.depth, 1))
     acting: dict[int, list[str]] = {}
     for touch in entry.touches:
         for layer in touch.layers:
@@ -164,31 +229,29 @@ def _cells(page: _Page, entry: Entry, x: float, y: float, room: float) -> None:
                 f'<rect x="{x + layer * wide:.2f}" y="{y + part * tall:.2f}" '
                 f'width="{wide - gap:.2f}" height="{tall:.2f}" fill="{colour}"/>'
             )
-    page.parts.append(_text(x + entry.depth * wide + 6, y + STRIP - 2, "s", word))
+    beside = x + (entry.depth * wide + 6 if entry.depth else 0)
+    page.parts.append(_text(beside, y + STRIP - 2, "s", entry.layers))
 
 
 def _line(page: _Page, link: Link) -> None:
-    """A curve that leaves and arrives level, and passes the columns between in its lane."""
+    """A curve that leaves level beneath its label, arrives level, and passes the columns between in
+    its lane."""
     ends = [y + HEAD for y in page.drawing.ends[link]]
-    x = _left(page, link.source) + WIDTH
-    path = f"M{x:.1f} {ends[0]:.1f}"
-    step, arrive = WIDTH + BETWEEN, _left(page, link.target) - 7
+    first = page.drawing.column_of[link.source]
+    x, arrive = page.columns[first].right, page.column(link.target).left - 7
     edit = link.kind == "edit"
     if arrive < x:
-        path += f" C{x + 60:.1f} {ends[0]:.1f} {arrive - 60:.1f} {ends[-1]:.1f}"
-        path += f" {arrive:.1f} {ends[-1]:.1f}"
+        path = f"M{x:.1f} {ends[0]:.1f} C{x + 60:.1f} {ends[0]:.1f}"
+        path += f" {arrive - 60:.1f} {ends[-1]:.1f} {arrive:.1f} {ends[-1]:.1f}"
     else:
-        x += 7 if edit else 0
-        path = f"M{x:.1f} {ends[0]:.1f}"
+        path = f"M{x + 7 * edit:.1f} {ends[0]:.1f}"
         for number, (y, then) in enumerate(pairwise(ends)):
-            right = _left(page, link.source) + (number + 1) * step
-            stop = arrive if number == len(ends) - 2 else right
-            half = (stop - x) / 2
-            path += f" C{x + half:.1f} {y:.1f} {stop - half:.1f} {then:.1f} {stop:.1f} {then:.1f}"
-            x = stop
-            if number < len(ends) - 2:
-                x = right + WIDTH
-                path += f" H{x:.1f}"
+            column = page.columns[first + number]
+            last = number == len(ends) - 2
+            bend, stop = column.right + max(column.lead, 7 * edit), arrive if last else column.end
+            half = (stop - bend) / 2
+            path += f" H{bend:.1f} C{bend + half:.1f} {y:.1f} {stop - half:.1f} {then:.1f}"
+            path += f" {stop:.1f} {then:.1f}"
     colour = page.colour.get(link.target, "#64748b") if edit else "#94a3b8"
     if page.entries[link.target].section == "losses":
         colour = "#cbd5e1"
@@ -199,23 +262,21 @@ def _line(page: _Page, link: Link) -> None:
         f'marker-end="url(#{marker})"{start}/>'
     )
     if link.text:
-        words = _cut(link.text, BETWEEN - 16, 10)
-        page.labels.append(_text(_left(page, link.source) + WIDTH + 14, ends[0] - 5, "e", words))
+        words = _cut(link.text, LABEL, TINY)
+        left = page.columns[first].right + (16 if edit else 8)
+        page.labels.append(_text(left, ends[0] - 4, "e", words))
 
 
 def _whole(page: _Page) -> str:
     drawing = page.drawing
-    width = 2 * MARGIN + len(drawing.columns) * (WIDTH + BETWEEN) - BETWEEN
-    width = max(width, 560)
+    width = max(page.columns[-1].right + MARGIN if page.columns else 0, 560)
     height = HEAD + drawing.height + MARGIN
     head = [
         _text(MARGIN, 34, "t", page.summary.title),
         _text(MARGIN, 54, "s", page.summary.counts() + _flops(page.summary)),
     ]
     for number, names in enumerate(drawing.columns):
-        kinds = dict.fromkeys(page.entries[name].section for name in names)
-        x = MARGIN + number * (WIDTH + BETWEEN)
-        head.append(_text(x, HEAD - 12, "h", ", ".join(kinds).upper()))
+        head.append(_text(page.columns[number].left, HEAD - 12, "h", _heading(names, page.entries)))
     used = ["#64748b", "#94a3b8", "#cbd5e1", *COLOURS]
     markers = "".join(
         f'<marker id="a{c[1:]}" viewBox="0 0 8 8" refX="1" refY="4" markerWidth="7" '

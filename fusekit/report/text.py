@@ -39,9 +39,10 @@ def _flops(count: int | None, before: str = "") -> str:
 def _row(entry: Entry) -> tuple[str, str, str, str, str, str]:
     """Name, type, what it gives, parameters, FLOPs, remarks."""
     kind = entry.type
-    if entry.depth:
-        word = "layer" if entry.section == "encoders" else "place"
-        kind += f", {numbers.plural(entry.depth, word)}"
+    if entry.layers:
+        kind += f", {entry.layers}"
+    elif entry.depth:
+        kind += f", {numbers.plural(entry.depth, 'place')}"
     own = [text for port, text in entry.gives if not port]
     count = entry.count
     parameters = f"{numbers.short(count.parameters)} par" if count.parameters else ""

@@ -1,12 +1,16 @@
 """Diagrams are well-formed, and nothing in them overlaps."""
 
 import re
+from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
-from fusekit.graph import Graph
+from fusekit.config import load
+from fusekit.graph import Graph, resolve
 from fusekit.report import mermaid, svg
 from fusekit.report.layered_layout import Link, place
 from fusekit.report.ranks import columns
@@ -108,3 +112,65 @@ def test_mermaid(crossed: Graph) -> None:
 def test_mermaid_escapes_what_a_config_says() -> None:
     text = mermaid.render(Summary("s", (Entry("modalities", 'a"<|', "batch.a", "t"),)))
     assert "<b>a#34;#60;#124;</b>" in text
+
+
+DIGITS = Path(__file__).parents[2] / "configs"
+
+
+def drawn(config: Path) -> ElementTree.Element:
+    summary = summarise(resolve(load(config).experiment), flops=True)
+    return ElementTree.fromstring(svg.render(summary))
+
+
+def points(path: str) -> Iterator[tuple[float, float]]:
+    """Points along `M`, `H` and `C`, close to each other."""
+    x = y = 0.0
+    for kind, rest in re.findall(r"([MHC])([^MHC]*)", path):
+        numbers = [float(n) for n in rest.split()]
+        if kind == "M":
+            x, y = numbers
+            continue
+        if kind == "H":
+            numbers = [x, y, numbers[0], y, numbers[0], y]
+        (ax, ay), (bx, by), (cx, cy) = zip(numbers[::2], numbers[1::2], strict=True)
+        for t in np.linspace(0, 1, 80):
+            u = 1 - t
+            yield (
+                u**3 * x + 3 * u * u * t * ax + 3 * u * t * t * bx + t**3 * cx,
+                u**3 * y + 3 * u * u * t * ay + 3 * u * t * t * by + t**3 * cy,
+            )
+        x, y = cx, cy
+
+
+@pytest.mark.parametrize(
+    "config", ["base/av_digits", "examples/digits/early", "examples/digits/bottleneck"]
+)
+def test_no_line_runs_through_a_label(config: str) -> None:
+    root = drawn(DIGITS / f"{config}.yaml")
+    lines = [p.attrib["d"] for p in root.iter(f"{SVG}path") if p.get("fill") == "none"]
+    labels = [t for t in root.iter(f"{SVG}text") if t.get("class") == "e"]
+    assert len(lines) >= 7
+    assert len(labels) >= 2
+    for label in labels:
+        left, base = float(label.attrib["x"]), float(label.attrib["y"])
+        right, top = left + len(label.text or "") * svg.TINY, base - 8
+        for line in lines:
+            assert not any(left < x < right and top < y < base + 2 for x, y in points(line))
+
+
+def test_the_demo_fits_a_page_of_text() -> None:
+    """A README shows pictures at 900 to 1000 pixels; what is wider shrinks, text included."""
+    root = drawn(DIGITS / "base/av_digits.yaml")
+    assert float(root.attrib["width"]) <= 1000
+    assert not [t.text for t in root.iter(f"{SVG}text") if "…" in (t.text or "")]
+
+
+def test_only_layers_that_are_built_are_drawn() -> None:
+    """Early fusion reads the start of two stacks of two layers."""
+    root = drawn(DIGITS / "examples/digits/early.yaml")
+    words = [t.text for t in root.iter(f"{SVG}text")]
+    assert words.count("0 of 2 layers") == 2
+    assert svg.PLAIN not in [rect.get("fill") for rect in root.iter(f"{SVG}rect")]
+    boxes = [r for r in root.iter(f"{SVG}rect") if r.get("rx") == "6"]
+    heights = {float(r.attrib["height"]) for r in boxes if r.get("stroke") == svg.TINT["encoders"]}
+    assert heights == {2 * svg.PAD + 2 * svg.LINE - 4 + svg.STRIP + 6}

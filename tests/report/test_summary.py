@@ -1,10 +1,13 @@
 """What a summary says of a config, against hand counts."""
 
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
 
-from fusekit.graph import Graph
+from fusekit.config import load
+from fusekit.graph import Graph, resolve
 from fusekit.model import FusionModel
 from fusekit.report import text
 from fusekit.report.parameters import Count
@@ -78,3 +81,16 @@ def test_text(tiny: Graph) -> None:
 @pytest.mark.parametrize("wanted", ["edited by shared at 1..3", "edits text at 0..2", "frozen"])
 def test_text_of_operators(crossed: Graph, wanted: str) -> None:
     assert wanted in text.render(summarise(crossed, flops=True))
+
+
+def test_layers_that_nothing_reads_are_not_counted() -> None:
+    early = Path(__file__).parents[2] / "configs/examples/digits/early.yaml"
+    summary = summarise(resolve(load(early).experiment))
+    image = entry(summary, "image")
+    assert (image.depth, image.declared, image.layers) == (0, 2, "0 of 2 layers")
+    assert ", 0 layers, " in summary.counts()
+    assert "vit, 0 of 2 layers" in text.render(summary)
+    read = load(early, ["fusion.joint.inputs=[image@0, audio@1]"])
+    summary = summarise(resolve(read.experiment))
+    assert entry(summary, "image").layers == "1 of 2 layers"
+    assert entry(summary, "audio").layers == "2 layers"
