@@ -153,8 +153,9 @@ class Layered:
     Parameters are found under `<node>.<name>` and `<node>.layers.<k>.<name>`.
     """
 
-    uniform: ClassVar[bool] = True
-    """Whether all layers have the same parameters, so that they may be scanned."""
+    uniform: ClassVar[bool] = False
+    """Whether all layers are built alike if the first and the last are: a promise that saves
+    building each to see which may share a scan."""
 
 
 class StackSpec(EncoderSpec, Layered):

@@ -96,9 +96,17 @@ HOOKS = ("tokens", "keys_values", "mask", "norm", "replace", "skip", "residual",
 
 
 class Edits(NamedTuple):
-    """All edits of one layer, in the order of the operators in the file."""
+    """All edits of one layer, in the order of the operators in the file, and who made them."""
 
     all: tuple[Edit, ...] = ()
+    names: tuple[str, ...] = ()
+
+    def bringers(self) -> tuple[str, ...]:
+        """The names of the operators that bring tokens; their numbers where they have none."""
+        names = self.names or tuple(map(str, range(len(self.all))))
+        return tuple(
+            name for name, edit in zip(names, self.all, strict=True) if edit.tokens is not None
+        )
 
     def of(self, hook: str) -> list[Any]:
         """What the operators put on one hook, in order; for mappings, non-empty ones."""

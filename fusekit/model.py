@@ -115,6 +115,16 @@ class FusionModel:
                 keys.update(read.key for event in events for _, read in event.reads)
         return tuple(reversed(needed))
 
+    def units_of(self, wanted: Iterable[Key]) -> frozenset[UnitId]:
+        """The units that the wanted values need, and those of losses."""
+        used = {unit for unit in self.templates if unit.node.startswith("losses.")}
+        for item in self.needed(wanted):
+            events = [e for r in item.repeats for e in r] if isinstance(item, Scan) else [item]
+            for event in events:
+                layer = END if event.kind == "end" else event.index
+                used |= {UnitId(event.node), UnitId(event.node, layer)}
+        return frozenset(used)
+
     def entries(self, wanted: Iterable[Key] | None = None) -> list[str]:
         """The batch entries that the wanted values need."""
         return [
@@ -152,6 +162,8 @@ class FusionModel:
         assert isinstance(signature, Signature)
         stream = batch[event.node.removeprefix("batch.")]
         values = jnp.asarray(stream.values)
+        if "valid" in batch:
+            values = keep_rows(values, jnp.asarray(batch["valid"].values))
         mask = stream.mask if signature.padded else None
         presence = stream.presence if signature.optional else None
         if signature.padded and mask is None:
@@ -242,7 +254,7 @@ class Run:
     def event(self, event: Event) -> None:
         """Runs one event by itself."""
         inputs = {
-            role: self.values[read.key] if role.startswith("raw") else self.read(read)
+            role: self.values[read.key] if is_raw(event, role) else self.read(read)
             for role, read in event.reads
         }
         given = self.run(event, event.index, inputs, self._state_of, self.context)
@@ -289,7 +301,7 @@ class Run:
     ) -> tuple[Any, ...]:
         unit = UnitId(event.node)
         module = self._module(unit, state_of)
-        out = module(inputs, context=context.at(event.node))
+        out = module(inputs, context=context.at(event.node, index))
         self._keep(unit, module, state_of)
         out = described(out, self.model.graph.signatures[event.gives[0]])
         return (finished(out, context),)
@@ -312,11 +324,13 @@ class Run:
     ) -> tuple[Any, ...]:
         unit = UnitId(event.node, event.index)
         at = context.at(f"{event.node}.layers", index)
-        edits = Edits(tuple(v for role, v in inputs.items() if role.startswith("edit")))
+        makers = {role: read.key.node for role, read in event.reads if role.startswith("edit")}
+        edits = Edits(tuple(inputs[role] for role in makers), tuple(makers.values()))
         module = self._module(unit, state_of)
         out = module(inputs["stream"], edits, context=at)
         self._keep(unit, module, state_of)
-        out = LayerOutput(constrained(out.stream, context), out.extras)
+        stream = in_dtype(out.stream, inputs["stream"])
+        out = LayerOutput(constrained(stream, context), out.extras)
         return (out if edits.all else out.stream,)
 
     def _operator(self, event: Event, state_of: Any) -> tuple[UnitId, Any]:
@@ -352,7 +366,7 @@ class Run:
         self._keep(unit, module, state_of)
         given: list[Any] = []
         for edit, stream in zip(edits, streams, strict=True):
-            given += [edit, stream if edit.stream is None else edit.stream]
+            given += [edit, stream if edit.stream is None else in_dtype(edit.stream, stream)]
         return (*given, state)
 
     def _leave(
@@ -372,6 +386,7 @@ class Run:
             inputs["state"],
             context=context.at(f"{event.node}.layers", index),
         )
+        after = [in_dtype(new, old) for new, old in zip(after, streams, strict=True)]
         ports = module.ports(state)
         self._keep(unit, module, state_of)
         out = {"out": next(iter(ports.values())), **ports} if ports else {}
@@ -481,7 +496,7 @@ class ScanRun:
             inputs: dict[str, Any] = {}
             for n, (role, read) in enumerate(event.reads):
                 given = value(j, n, scan.sources[j][n])
-                if not role.startswith("raw") and read.key.kind not in ("edit", "state", "mid"):
+                if not is_raw(event, role) and read.key.kind not in ("edit", "state", "mid"):
                     given = given.stream if isinstance(given, LayerOutput) else given
                     given = select_stream(given, read.ports)
                 inputs[role] = given
@@ -557,6 +572,22 @@ def like(value: Any, before: Any, node: str) -> Any:
             "scanned: set mesh.layers to unroll"
         )
     return jax.tree.map(lambda new, old: new.astype(old.dtype), value, before)
+
+
+def is_raw(event: Event, role: str) -> bool:
+    """Whether a role wants a layer's whole output, extra tokens included."""
+    return event.kind == "leave" and role.startswith("raw")
+
+
+def in_dtype(stream: Stream, before: Stream) -> Stream:
+    """A running stream in the dtype that it had, whatever an operator's arithmetic made of it."""
+    return stream.with_(values=stream.values.astype(before.values.dtype))
+
+
+def keep_rows(values: Array, valid: Array) -> Array:
+    """Zeros in rows that only fill the batch up, whatever they hold."""
+    full = valid.reshape(valid.shape + (1,) * (values.ndim - 1))
+    return jnp.where(full, values, jnp.zeros((), values.dtype))
 
 
 def merged(template: Template, params: Tree, variables: Tree, context: Context) -> Any:

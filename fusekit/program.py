@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.interpreters.partial_eval import dce_jaxpr
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from fusekit.component import OperatorSpec
@@ -27,7 +28,7 @@ from fusekit.graph.graph import Graph
 from fusekit.graph.link import answering
 from fusekit.graph.node import Key
 from fusekit.graph.packing import names_of, pack, step_name, unpack, unstacked
-from fusekit.graph.units import Template
+from fusekit.graph.units import Group
 from fusekit.layout import Layout
 from fusekit.model import FusionModel, State
 from fusekit.objective import ratio, read, readings, rows_of, sums, total_loss
@@ -103,20 +104,23 @@ class Program:
         """Where each leaf of one replica's state lives, optimiser moments included."""
         params = self._places(self.abstract.params)
         variables = self._places(self.abstract.variables)
-        by_suffix = {
-            tuple(step_name(s) for s in path): (leaf, sharding)
-            for (path, leaf), sharding in zip(
-                jax.tree_util.tree_leaves_with_path(self.abstract.params),
-                jax.tree.leaves(params),
-                strict=True,
-            )
-        }
+        by_suffix: dict[tuple[str, ...], tuple[tuple[int, ...], Any]] = {}
+        for (path, leaf), sharding in zip(
+            jax.tree_util.tree_leaves_with_path(self.abstract.params),
+            jax.tree.leaves(params),
+            strict=True,
+        ):
+            by_suffix[tuple(step_name(s) for s in path)] = leaf.shape, sharding
+            group, axes = self._axes(path)
+            shape = leaf.shape[1:] if group.stacked else leaf.shape
+            for name, _ in names_of(path, self.model.groups):
+                by_suffix[name,] = shape, self.layout.of_param(shape, axes)
 
         def moment(path: Any, leaf: Any) -> Any:
             steps = tuple(step_name(s) for s in path)
             for start in range(len(steps)):
                 found = by_suffix.get(steps[start:])
-                if found is not None and found[0].shape == leaf.shape:
+                if found is not None and found[0] == leaf.shape:
                     return found[1]
             return self.layout.replicated()
 
@@ -131,12 +135,25 @@ class Program:
 
     def _places(self, tree: State) -> Any:
         def place(path: Any, leaf: Any) -> Any:
-            group = self.model.groups[step_name(path[0])]
-            keys = tuple(getattr(s, "key", getattr(s, "idx", None)) for s in path[1:])
-            axes = group.template.axes[keys]
+            group, axes = self._axes(path)
             return self.layout.of_param(leaf.shape, ("layers", *axes) if group.stacked else axes)
 
         return jax.tree_util.tree_map_with_path(place, tree)
+
+    def _axes(self, path: Any) -> tuple[Group, tuple[str | None, ...]]:
+        """The group of a packed leaf, and the logical axes of one unit's array."""
+        group = self.model.groups[step_name(path[0])]
+        keys = tuple(getattr(s, "key", getattr(s, "idx", None)) for s in path[1:])
+        return group, group.template.axes[keys]
+
+    @cached_property
+    def _side_by_side(self) -> TrainState:
+        """Where replicas that run side by side live: each as it would alone."""
+
+        def one(sharding: Any) -> Any:
+            return NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec))
+
+        return jax.tree.map(one, self.shardings)
 
     @cached_property
     def labels(self) -> Any:
@@ -152,15 +169,21 @@ class Program:
 
     @cached_property
     def unread(self) -> frozenset[Any]:
-        """Parameter leaves on which no loss depends: what operators have replaced or skipped.
+        """Parameter leaves on which no loss depends: those of nodes that no loss needs, and what
+        operators have replaced or skipped.
 
-        They are frozen. Only operators that replace or skip can leave a parameter unread; where
-        there is none, nothing is traced.
+        They are frozen. Only where an operator may replace or skip is the step traced for it.
         """
+        params, variables = self.model.abstract()
         operators = [n.spec for n in self.graph.nodes.values() if isinstance(n.spec, OperatorSpec)]
         if not any(spec.needs & {"replace", "skip"} for spec in operators):
-            return frozenset()
-        params, variables = self.model.abstract()
+            reads = [w.reads for o in self.graph.losses.values() for w in o.wires.values()]
+            used = self.model.units_of(read.key for each in reads for read in each)
+            return frozenset(
+                path
+                for path, _ in jax.tree_util.tree_leaves_with_path(params)
+                if used.isdisjoint(self.model.groups[step_name(path[0])].units)
+            )
         context = self.context("train", jax.random.key(0))
         context = replace(context, layout=None)
 
@@ -210,22 +233,22 @@ class Program:
             return states[0]
         if not self.vmapped:
             return Replicas(tuple(states))
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+        return jax.device_put(stacked, self._side_by_side)
 
     def _fresh(self, key: Array) -> TrainState:
         """One replica's first state, compiled once per kind of layer and not per layer."""
         init_key, run_key = jax.random.split(key)
         params, variables = {}, {}
-        for name, group in self.model.groups.items():
-            made = self._compiled_unit_init(group.template, group.stacked)(group.keys(init_key))
-            params[name], variables[name] = made
         place = self.shardings
-        params = jax.device_put(params, place.params)
+        for name, group in self.model.groups.items():
+            init = self._compiled_unit_init(name, group)
+            params[name], variables[name] = init(group.keys(init_key))
         optimizer = jax.jit(self.optimizer.init, out_shardings=place.optimizer)
         return TrainState(
             step=jax.device_put(jnp.zeros((), jnp.int32), place.step),
             params=params,
-            variables=jax.device_put(variables, place.variables),
+            variables=variables,
             optimizer=optimizer(self._trainable(params)),
             key=jax.device_put(run_key, place.key),
         )
@@ -234,12 +257,14 @@ class Program:
     def _unit_inits(self) -> dict[tuple[int, bool], Any]:
         return {}
 
-    def _compiled_unit_init(self, template: Template, stacked: bool) -> Any:
-        found = self._unit_inits
-        if (id(template), stacked) not in found:
-            init = jax.vmap(template.init) if stacked else template.init
-            found[id(template), stacked] = jax.jit(init)
-        return found[id(template), stacked]
+    def _compiled_unit_init(self, name: str, group: Group) -> Any:
+        """The jitted init of a group's template, which makes every part where it is to live."""
+        found, template = self._unit_inits, group.template
+        if (id(template), group.stacked) not in found:
+            init = jax.vmap(template.init) if group.stacked else template.init
+            places = self.shardings.params[name], self.shardings.variables[name]
+            found[id(template), group.stacked] = jax.jit(init, out_shardings=places)
+        return found[id(template), group.stacked]
 
     def replica(self, state: Any, index: int) -> TrainState:
         """One replica's state, as if it had been trained alone."""
@@ -272,6 +297,7 @@ class Program:
         """
         found: dict[str, Stream] = {}
         problems: list[str] = []
+        rows = _rows(batch)
         for name in self.model.entries(wanted):
             signature = self.graph.signatures[Key("out", f"batch.{name}")]
             assert isinstance(signature, Signature)
@@ -281,25 +307,22 @@ class Program:
                 continue
             given = batch[name]
             stream = given if isinstance(given, Stream) else Stream(given)
-            problem = _misfit(name, stream, signature)
-            if problem:
-                problems.append(problem)
+            misfits = _misfits(name, stream, signature, rows)
+            if misfits:
+                problems += misfits
                 continue
-            size = np.shape(stream.values)[0]
             mask: Any = None
             presence: Any = None
             if signature.padded:
-                shape = np.shape(stream.values)[:2]
-                mask = np.ones(shape, bool) if stream.mask is None else stream.mask
+                mask = _bools(stream.mask, np.shape(stream.values)[:2])
             if signature.optional:
-                presence = np.ones(size, bool) if stream.presence is None else stream.presence
+                presence = _bools(stream.presence, (rows,))
             found[name] = Stream(stream.values, mask, presence)
         if problems:
             raise DataError("; ".join(problems))
-        size = next(iter(found.values())).batch if found else 0
         valid: Any = batch.get("valid")
         if valid is None:
-            valid = np.ones(size, bool)
+            valid = np.ones(rows, bool)
         found["valid"] = valid if isinstance(valid, Stream) else Stream(valid)
         if self.layout.size > 1:
             return jax.device_put(found, jax.tree.map(self.layout.batch, found))
@@ -383,7 +406,12 @@ class Program:
     def compiled_step(self) -> Any:
         """The jitted step: `(state, batch) -> (state, metrics)`, the state donated."""
         if self.vmapped:
-            return jax.jit(jax.vmap(self._step, in_axes=(0, None)), donate_argnums=0)
+            return jax.jit(
+                jax.vmap(self._step, in_axes=(0, None)),
+                in_shardings=(self._side_by_side, None),
+                out_shardings=(self._side_by_side, self.layout.replicated()),
+                donate_argnums=0,
+            )
         return jax.jit(
             self._step,
             in_shardings=(self.shardings, None),
@@ -464,8 +492,35 @@ class Program:
         return self._compiled_predict(state, self.batch(batch, wanted=list(self._predicted)))
 
 
-def _misfit(name: str, stream: Stream, signature: Signature) -> str:
+def _rows(batch: Batch) -> int:
+    """How many rows a batch has: as many as most of its entries."""
+    shapes = [np.shape(getattr(given, "values", given)) for given in batch.values()]
+    sizes = [shape[0] for shape in shapes if shape]
+    return max(set(sizes), key=sizes.count) if sizes else 0
+
+
+def _bools(given: Any, shape: tuple[int, ...]) -> Any:
+    """A mask as it is compiled for."""
+    return np.ones(shape, bool) if given is None else given.astype(bool)
+
+
+def _misfits(name: str, stream: Stream, signature: Signature, rows: int) -> list[str]:
+    """What is wrong with an entry of a batch."""
     shape = tuple(np.shape(stream.values))
-    if shape[1:] != signature.shape:
-        return f"{name} has shape {shape}; expected (batch, {', '.join(map(str, signature.shape))})"
-    return ""
+    if shape[1:] != signature.shape or not shape:
+        sizes = ", ".join(["batch", *map(str, signature.shape)])
+        return [f"{name} has shape {shape}; expected ({sizes})"]
+    found = []
+    if shape[0] != rows:
+        found.append(f"{name} has {shape[0]} rows; the batch has {rows}")
+    for what, given, expected, declared, how in (
+        ("mask", stream.mask, shape[:2], signature.padded, "is never padded"),
+        ("presence", stream.presence, shape[:1], signature.optional, "is not optional"),
+    ):
+        if given is None:
+            continue
+        if tuple(np.shape(given)) != expected:
+            found.append(f"the {what} of {name} has shape {np.shape(given)}; expected {expected}")
+        elif not declared and not np.all(np.asarray(given)):
+            found.append(f"the {what} of {name} is not all true, but {name} {how}")
+    return found

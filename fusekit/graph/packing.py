@@ -52,12 +52,13 @@ def names_of(path: KeyPath, groups: Mapping[str, Group]) -> list[tuple[str, int 
 
 
 def pack(flat: Mapping[str, Any], like: Any, groups: Mapping[str, Group]) -> Any:
-    """The packed tree, of the structure of `like`, from canonical paths. Raises `KeyError`."""
+    """The packed tree, of the structure of `like`, from canonical paths; a copy, which may be
+    donated. Raises `KeyError`."""
 
     def leaf(path: KeyPath, shape: Any) -> Any:
         names = names_of(path, groups)
         if names[0][1] is None:
-            return jnp.asarray(flat[names[0][0]])
+            return jnp.array(flat[names[0][0]])
         return jnp.stack([jnp.asarray(flat[name]) for name, _ in names])
 
     return jax.tree_util.tree_map_with_path(leaf, like)

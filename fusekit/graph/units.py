@@ -158,24 +158,26 @@ def _operator_layer(graph: Graph, node: Node) -> Build:
 def _layers(
     found: dict[UnitId, Template], node: Node, indices: Iterable[int], build: Build
 ) -> None:
-    """Adds a node's layers: one template for all if first and last are alike."""
+    """Adds a node's layers; those that are alike share a template. Of a node that promises to be
+    uniform only the first and the last layer are built to see it."""
     every = list(indices)
-    if not every:
-        return
-    spec = node.spec
+    distinct: list[Template] = []
 
     def template(index: int) -> Template | None:
-        return _template(lambda rngs: build(index, rngs))
+        made = _template(lambda rngs: build(index, rngs))
+        if made is None:
+            return None
+        known = next((one for one in distinct if alike(one, made)), None)
+        if known is None:
+            distinct.append(made)
+        return known or made
 
-    first = template(every[0])
-    if first is None:
-        return
-    last = template(every[-1]) if len(every) > 1 else first
-    uniform = getattr(spec, "uniform", True) and last is not None and alike(first, last)
+    ends = {index: template(index) for index in every[:1] + every[-1:]}
+    uniform = getattr(node.spec, "uniform", False) and len(set(map(id, ends.values()))) == 1
     for index in every:
-        found[UnitId(node.name, index)] = (
-            first if uniform or index == every[0] else (template(index) or first)
-        )
+        made = ends[every[0]] if uniform else ends.get(index) or template(index)
+        if made is not None:
+            found[UnitId(node.name, index)] = made
 
 
 def _template(build: Callable[[nnx.Rngs], nnx.Module | None]) -> Template | None:

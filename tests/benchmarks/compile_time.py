@@ -38,6 +38,7 @@ PHASES = ("resolve", "program", "shardings", "lower", "compile", "init")
 class GatedCrossSpec(OperatorSpec):
     """Before a layer, tokens read another stream through a gate that starts closed."""
 
+    uniform = True
     type: Literal["benchmark_gated_cross"] = "benchmark_gated_cross"
 
     def build_operator(self, streams: Any, reads: Any, *, rngs: nnx.Rngs) -> Operator:

@@ -60,7 +60,7 @@ def test_new(fusekit: Any, tmp_path: Path, tiny: Path, monkeypatch: pytest.Monke
     (shipped / "examples").mkdir(parents=True)
     tiny.rename(shipped / "examples" / "tiny.yaml")
     child = shipped / "examples" / "child.yaml"
-    child.write_text("extends: tiny.yaml\nmeta: {name: child}\n", encoding="utf-8")
+    child.write_text("version: 1\nextends: tiny.yaml\nmeta: {name: child}\n", encoding="utf-8")
     for user in ("compose", "loader"):
         monkeypatch.setattr(f"fusekit.config.{user}.shipped", lambda: shipped)
     folder = tmp_path / "mine"

@@ -21,6 +21,7 @@ class BlocksSpec(StackSpec):
     """Root of the transformer encoders. Subclasses give `infer_start` and `build`."""
 
     hooks: ClassVar[frozenset[str]] = frozenset(HOOKS)
+    uniform: ClassVar[bool] = True
 
     depth: Depth = Field(4, description="layers")
     heads: Count = Field(4, description="attention heads; they divide the width")

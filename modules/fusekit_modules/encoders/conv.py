@@ -31,7 +31,6 @@ class ConvSpec(StackSpec):
     """
 
     type: Literal["conv"] = "conv"
-    uniform: ClassVar[bool] = False
     couples: ClassVar[Coupling] = "train"
     couples_because: ClassVar[str] = "batch norm takes its statistics over the batch"
 

@@ -30,7 +30,6 @@ class Conv1dSpec(StackSpec):
     """
 
     type: Literal["conv1d"] = "conv1d"
-    uniform: ClassVar[bool] = False
     width: Width = Field(description="channels of every layer")
     depth: Depth = Field(3, description="layers")
     kernel: int = Field(3, ge=1, le=1001, description="odd size of the kernel")

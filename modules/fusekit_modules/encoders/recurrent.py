@@ -32,7 +32,6 @@ class RecurrentSpec(StackSpec):
     """
 
     type: Literal["recurrent"] = "recurrent"
-    uniform: ClassVar[bool] = False
     cell: CellName = Field("gru", description="kind of cell")
     width: Width = Field(description="size of the states going out")
     depth: Depth = Field(1, description="layers")

@@ -27,7 +27,6 @@ class ResnetSpec(StackSpec):
     """
 
     type: Literal["resnet"] = "resnet"
-    uniform: ClassVar[bool] = False
     couples: ClassVar[Coupling] = "train"
     couples_because: ClassVar[str] = "batch norm takes its statistics over the batch"
 

@@ -104,7 +104,7 @@ class Block(nnx.Module):
             if part.width != stream.width:
                 raise FusekitError(f"tokens of width {part.width} join a stream of {stream.width}")
         whole = parts[0] if len(parts) == 1 else concatenate(parts)
-        sizes = [part.length for part in parts]
+        sizes = dict(zip(("", *edits.bringers()), (part.length for part in parts), strict=True))
         for name, sublayer in (("attention", self._attend), ("mlp", self._feed)):
             normal = whole.with_(values=self._normal(name, whole, merged))
             own = sublayer(normal, parts, merged, context)
@@ -178,15 +178,15 @@ class Block(nnx.Module):
         """The feed-forward sublayer of the chosen tokens."""
         return lambda chosen: self.mlp(take(normal.values, chosen), merged.deltas("mlp"))
 
-    def _drop(self, update: Array, sizes: list[int], name: str, context: Context) -> Array:
-        """Dropout, part by part so that extra tokens do not change the stream's randomness, and
+    def _drop(self, update: Array, sizes: dict[str, int], name: str, context: Context) -> Array:
+        """Dropout, part by part so that no operator's tokens change the randomness of others, and
         drop-path, the same for all tokens of a sample."""
         if not context.training:
             return update
         pieces, at = [], 0
-        for index, size in enumerate(sizes):
+        for bringer, size in sizes.items():
             piece = update[:, at : at + size]
-            purpose = f"{name}.dropout" + (f".extra.{index}" if index else "")
+            purpose = f"{name}.dropout" + (f".extra.{bringer}" if bringer else "")
             pieces.append(dropout(piece, self.dropout, context=context, purpose=purpose))
             at += size
         update = pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces, axis=1)
@@ -200,15 +200,18 @@ class Block(nnx.Module):
         )
         return update if factor is None else update * factor.astype(update.dtype)
 
-    def _split(self, stream: Stream, values: Array, sizes: list[int], edits: Edits) -> LayerOutput:
+    def _split(
+        self, stream: Stream, values: Array, sizes: dict[str, int], edits: Edits
+    ) -> LayerOutput:
         """The stream and each edit's extra tokens, in their own dtype."""
         extras: list[Stream | None] = []
-        at, index = sizes[0], 1
+        at, names = sizes[""], iter(edits.bringers())
         for edit in edits.all:
             if edit.tokens is None:
                 extras.append(None)
                 continue
-            part = values[:, at : at + sizes[index]].astype(edit.tokens.values.dtype)
+            size = sizes[next(names)]
+            part = values[:, at : at + size].astype(edit.tokens.values.dtype)
             extras.append(edit.tokens.with_(values=part))
-            at, index = at + sizes[index], index + 1
-        return LayerOutput(stream.with_(values=values[:, : sizes[0]]), tuple(extras))
+            at += size
+        return LayerOutput(stream.with_(values=values[:, : sizes[""]]), tuple(extras))
