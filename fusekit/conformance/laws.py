@@ -1,10 +1,29 @@
-"""What the checks share: bit-for-bit equality, finiteness, and how a broken law is said."""
+"""What the checks share: bit-for-bit equality, finiteness, reach, and how a broken law is said."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+NOISE = 1e-8
+"""A gradient this much smaller than the largest is rounding: nothing depends on the parameter."""
+
+
+def quick(function: Callable[..., Any]) -> Any:
+    """Jitted, with less work for the compiler where that is known how: compiling is what costs."""
+    options: Any = {
+        "xla_backend_optimization_level": 0,
+        "xla_llvm_disable_expensive_passes": True,
+    }
+    return jax.jit(function, compiler_options=options if jax.default_backend() == "cpu" else None)
+
+
+def dead(gradients: Mapping[str, Any], noise: float) -> set[str]:
+    """The names whose gradient is at most `noise` times the largest, by norm."""
+    norms = {name: float(np.linalg.norm(np.asarray(g))) for name, g in gradients.items()}
+    return {name for name, norm in norms.items() if norm <= noise * max(norms.values())}
 
 
 class BrokenError(AssertionError):

@@ -24,7 +24,7 @@ from fusekit.component import (
 from fusekit.config.reference import Ref, Reference, parse_place
 from fusekit.config.registry import components
 from fusekit.conformance.cases import KINDS, WIDTH, random_stream, varied
-from fusekit.conformance.laws import finite, same
+from fusekit.conformance.laws import NOISE, dead, finite, quick, same
 from fusekit.errors import ConfigError
 from fusekit.stream import Signature, Stream
 
@@ -182,7 +182,7 @@ class OperatorTrial:
             loss, _ = program.loss(params, variables, batch, context)
             return loss, heads
 
-        return jax.jit(jax.value_and_grad(objective, has_aux=True))
+        return quick(jax.value_and_grad(objective, has_aux=True))
 
     def __call__(self, batch: dict[str, Stream], params: Any = None) -> Any:
         """((loss, heads), gradients), in training."""
@@ -242,15 +242,15 @@ def _reachable(trial: OperatorTrial) -> None:
     params = jax.tree.map(
         lambda leaf: leaf + 0.3 * rng.normal(size=leaf.shape).astype("float32"), trial.state.params
     )
-    dead: set[str] | None = None
+    unreached: set[str] | None = None
     for seed in range(8):
         grads = trial(trial.batch(seed + 10), params)[1]
         flat = trial.program.parameters(trial.state.with_(params=grads))
-        zero = {n for n, g in flat.items() if n.startswith("it.") and not bool(jnp.any(g != 0))}
-        dead = zero if dead is None else dead & zero
-        if not dead:
+        found = {name for name in dead(flat, NOISE) if name.startswith("it.")}
+        unreached = found if unreached is None else unreached & found
+        if not unreached:
             return
-    raise AssertionError(f"no gradient reaches {', '.join(sorted(dead or ()))}")
+    raise AssertionError(f"no gradient reaches {', '.join(sorted(unreached or ()))}")
 
 
 def _scan(trial: OperatorTrial) -> None:
@@ -260,7 +260,7 @@ def _scan(trial: OperatorTrial) -> None:
     state = scanned.restored(trial.program.flat(trial.state))
     batch = scanned.batch(trial.batch(1))
     context = scanned.context("train", jax.random.key(3))
-    loss = jax.jit(lambda p, v, b: scanned.loss(p, v, b, context)[0])(
+    loss = quick(lambda p, v, b: scanned.loss(p, v, b, context)[0])(
         state.params, state.variables, batch
     )
     plain = trial(trial.batch(1))[0][0]
