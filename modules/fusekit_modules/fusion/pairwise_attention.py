@@ -143,7 +143,8 @@ class PairwiseAttention(nnx.Module):
     """`[b, t_k, d_k]` each -> ports `[b, t_k, sources * width]`, out `[b, m * sources * width]`."""
 
     def __init__(self, spec: PairwiseAttentionSpec, inputs: Signatures, *, rngs: nnx.Rngs):
-        self.positions, self.pool, self.dropout = spec.positions, spec.pool, spec.dropout
+        self.positions: Literal["sines", "none"] = spec.positions
+        self.pool, self.dropout = spec.pool, spec.dropout
         self.names = tuple(port_names(inputs))
         axes, widths = ("features", "embed"), [s.width for s in inputs.values()]
         each = [Linear(w, spec.width, axes=axes, bias=False, rngs=rngs) for w in widths]
