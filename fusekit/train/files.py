@@ -22,8 +22,8 @@ def write(path: Path, text: str) -> None:
         os.replace(beside, path)
     except BaseException as error:
         beside.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            error.filename, error.filename2 = str(path), None
+        if isinstance(error, OSError) and error.strerror:
+            error.filename = str(path)
         raise
 
 

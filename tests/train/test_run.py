@@ -142,7 +142,7 @@ def test_files_are_replaced_whole(tmp_path, monkeypatch):
     write_json(path, {"a": 1})
 
     def fails(*_):
-        raise OSError("disk full")
+        raise OSError(28, "disk full")
 
     monkeypatch.setattr(os, "fsync", fails)
     with pytest.raises(OSError, match="disk full") as caught:
