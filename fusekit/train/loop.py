@@ -194,5 +194,5 @@ def resumed(program: Program, pipeline: Pipeline, run: Run) -> Any:
     if restored.data is not None:
         pipeline.restore(restored.data)
     run.checkpoints.set_aside_after(restored.step)
-    run.rewind(restored.step)
+    run.rewind(restored.step, evaluated=not restored.extra.get(OWED))
     return restored.state

@@ -163,14 +163,16 @@ class Run:
                     tag = f"{split}/{name}/{k}" if listed else f"{split}/{name}"
                     self._events.add_scalar(tag, float(one), step)
 
-    def rewind(self, step: int) -> None:
-        """Deletes metrics that will be written again: of steps after `step`, and of the test."""
+    def rewind(self, step: int, *, evaluated: bool = True) -> None:
+        """Deletes metrics that will be written again: of steps after `step`, of the test, and
+        those of validation at `step` unless it is `evaluated`."""
         path = self.folder / "metrics.jsonl"
         if self.writes and path.is_file():
             kept = [
                 line
                 for line in read_metrics(self.folder)
-                if line["step"] <= step and line["split"] != "test"
+                if line["step"] <= step - (line["split"] == "validation" and not evaluated)
+                and line["split"] != "test"
             ]
             write(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
 

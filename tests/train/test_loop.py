@@ -274,6 +274,10 @@ def test_an_evaluation_that_a_signal_put_off_is_made_up_for(selecting, pipeline,
     cut = fit(selecting, selecting.init(), Altered(pipeline, change), steps=8,
               validation=validation, run=run, progress=False)  # fmt: skip
     assert (cut.steps, cut.validation) == (3, None)
+    with contextlib.closing(tiny.pipeline("train")) as again:  # killed after it was made up for
+        state = resumed(selecting, again, run)
+        fit(selecting, state, again, steps=3, validation=validation, run=run, progress=False)
+    assert [step for step, _ in trained(run, "validation")] == [3]
     with contextlib.closing(tiny.pipeline("train")) as again:
         state = resumed(selecting, again, run)
         found = fit(selecting, state, again, steps=8, validation=validation, run=run,
