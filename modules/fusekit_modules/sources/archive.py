@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusekit.errors import DataError
+from fusekit_modules.sources.absent import absent
 
 EMBEDDED = Path(__file__).parent / "data"
 """Where the data sets that come with fusekit lie."""
@@ -21,7 +22,7 @@ def read_archive(path: Path) -> Arrays:
     try:
         return _read(path, path.stat().st_mtime_ns)
     except FileNotFoundError:
-        raise DataError(f"there is no file {path}") from None
+        raise absent(path) from None
     except (ValueError, OSError) as error:
         raise DataError(f"{path} is not a NumPy archive of plain arrays: {error}") from error
 

@@ -10,6 +10,7 @@ from pydantic import Field
 from fusekit.component import ModalitySpec, SourceSpec, register
 from fusekit.data.rows import Rows
 from fusekit.errors import DataError, nearest
+from fusekit_modules.sources.absent import absent
 from fusekit_modules.sources.decode import decode
 
 if TYPE_CHECKING:
@@ -145,8 +146,7 @@ def read_table(path: Path) -> "pa.Table":
             case ".parquet":
                 return pyarrow.parquet.read_table(path)
     except FileNotFoundError:
-        where = "" if path.is_absolute() else f" in {Path.cwd()}, where relative paths start"
-        raise DataError(f"there is no file {path}{where}") from None
+        raise absent(path) from None
     except pa.ArrowInvalid as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     raise DataError(f"{path}: an index is .csv, .jsonl or .parquet")

@@ -12,6 +12,7 @@ from fusekit_modules.modalities.features import FeaturesSpec
 from fusekit_modules.modalities.image import ImageSpec
 from fusekit_modules.modalities.label import LabelSpec
 from fusekit_modules.modalities.tabular import TabularSpec
+from fusekit_modules.sources.arrays import ArraysSpec
 from fusekit_modules.sources.table import TableSpec
 
 NAMES = ("id", "picture", "curve", "age", "sex", "cls", "part")
@@ -156,3 +157,5 @@ def test_a_relative_path_that_leads_nowhere_says_where_it_starts(tmp_path, monke
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=f"there is no file t.csv in {tmp_path}, where relative"):
         TableSpec(path="t.csv").rows({})
+    with pytest.raises(DataError, match=f"there is no file a.npz in {tmp_path}, where relative"):
+        ArraysSpec(path="a.npz").rows({})
