@@ -102,7 +102,7 @@ def _controls(found: Comparison) -> str:
     if not lines:
         what = " and ".join(words[kind] for kind in unbeaten)
         lines = [f"Every model beats {what}"]
-    end = ", with zero outside the interval over samples."
+    end = ", with zero outside the interval over samples (*)."
     if "shuffled" not in unbeaten:
         end += " None was trained on shuffled labels."
     return "; ".join(lines) + end

@@ -198,7 +198,10 @@ def test_a_restored_state_is_a_copy():
 
 def test_a_role_may_have_any_name():
     declared = toys.one_stack(
-        encoders={"a": {"type": "toy_stack"}, "raw": {"type": "mlp", "input": "a.mean", "width": 4}},
+        encoders={
+            "a": {"type": "toy_stack"},
+            "raw": {"type": "mlp", "input": "a.mean", "width": 4},
+        },
         fusion={"joint": {"type": "concat", "inputs": {"raw": "raw", "state": "a.last"}}},
         heads={"h": {"type": "toy_head", "input": "joint"}},
     )

@@ -1,7 +1,7 @@
 """Convolutions along time."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from flax import nnx

@@ -1,6 +1,6 @@
 """Recurrent networks over a sequence."""
 
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from flax import nnx

@@ -93,7 +93,9 @@ def test_sample_passes_gradients_to_mean_and_variance():
         step = 1e-5 * case.rng.normal(size=array.shape)
         ahead, behind = (reference({**arrays, role: array + s * step}, noise) for s in (1, -1))
         want = np.sum((ahead - behind) * weights) / 2
-        np.testing.assert_allclose(np.sum(np.asarray(grads[role]) * step), want, rtol=1e-6, err_msg=role)
+        np.testing.assert_allclose(
+            np.sum(np.asarray(grads[role]) * step), want, rtol=1e-6, err_msg=role
+        )
 
 
 def test_certain_experts_stay_finite():
