@@ -80,6 +80,51 @@ def _vectors() -> fusekit.Experiment:
     )
 
 
+def _decisions() -> fusekit.Experiment:
+    """The other fusions of vectors, each under a loss of its own."""
+    kinds = {
+        "sum": {"type": "sum"},
+        "gated": {"type": "gated", "width": 4},
+        "weighted": {"type": "attention_weighted"},
+        "set": {"type": "set_attention", "heads": 2},
+        "outer": {"type": "tensor"},
+        "bilinear": {"type": "bilinear", "width": 4, "rank": 2},
+        "multiplied": {"type": "multiplicative", "width": 4},
+        "product": {"type": "product_of_experts"},
+    }
+    fusion = {name: {**fields, "inputs": ["a", "b"]} for name, fields in kinds.items()}
+    heads = classifiers(**{f"of_{name}": name for name in kinds})
+    return declared(VECTORS, {"a": EMBED, "b": EMBED}, fusion, heads)
+
+
+def _encoders() -> fusekit.Experiment:
+    """Every other encoder, on the kind of data that it is for, and early fusion of two."""
+    size = {"width": WIDTH}
+    modalities = {
+        "image": {"type": "image", "shape": [4, 4, 1]},
+        "photo": {"type": "image", "shape": [4, 4, 2]},
+        "sound": {"type": "waveform", "length": 8},
+        "series": {"type": "time_series", "length": 4, "channels": 2},
+        "table": {"type": "tabular", "numeric": ["x", "y"], "categorical": {"z": 3}},
+        "video": {"type": "video", "shape": [2, 4, 4, 1]},
+    }
+    encoders = {
+        "image": {"type": "resnet", **size, "stages": [1], "norm": "group", "groups": 2},
+        "photo": {"type": "conv", "widths": [WIDTH], "norm": "group", "groups": 2},
+        "sound": {"type": "conv1d", **size},
+        "series": {"type": "recurrent", **size},
+        "table": {"type": "ft_transformer", **{**DROPPING, "depth": 1, "type": "ft_transformer"}},
+        "video": {"type": "vit", "patch": [2, 2, 2], **size, "depth": 1, "heads": 2},
+    }
+    early = {"type": "early", "inputs": ["table@input", "video@input"], "depth": 1, "heads": 2}
+    heads = classifiers(
+        **{f"of_{name}": f"{name}.mean" for name in ("image", "photo", "sound", "series", "video")},
+        of_table="table.mean",
+        of_both="both",
+    )
+    return declared(modalities, encoders, {"both": early}, heads)
+
+
 def _pairwise() -> fusekit.Experiment:
     pair = {"type": "pairwise_attention", "width": 4, "heads": 2, "depth": 1, "self_depth": 1}
     fusion = {"pair": {**pair, "dropout": 0.1, "inputs": ["batch.a", "batch.b"]}}
@@ -123,6 +168,8 @@ def _modality_experts() -> fusekit.Experiment:
 
 EXPERIMENTS = {
     "vectors": _vectors,
+    "decisions": _decisions,
+    "encoders": _encoders,
     "pairwise_attention": _pairwise,
     "bottleneck": _bottleneck,
     "experts": _experts,
@@ -149,6 +196,9 @@ def batch(
             fill = int(garbage != 0)
         else:
             values, fill = r.normal(size=shape).astype("float32"), garbage
+            for field, count in enumerate(signature.cardinalities):
+                if count:
+                    values[:, field] = r.integers(0, count, size)
         mask = presence = None
         bad = np.zeros(shape, bool)
         if signature.padded:
