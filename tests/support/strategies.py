@@ -113,7 +113,7 @@ def _encoders() -> fusekit.Experiment:
         "photo": {"type": "conv", "widths": [WIDTH], "norm": "group", "groups": 2},
         "sound": {"type": "conv1d", **size},
         "series": {"type": "recurrent", **size},
-        "table": {"type": "ft_transformer", **{**DROPPING, "depth": 1, "type": "ft_transformer"}},
+        "table": {**DROPPING, "type": "ft_transformer", "depth": 1},
         "video": {"type": "vit", "patch": [2, 2, 2], **size, "depth": 1, "heads": 2},
     }
     early = {"type": "early", "inputs": ["table@input", "video@input"], "depth": 1, "heads": 2}
