@@ -10,12 +10,12 @@ from fusekit.config.spec import Experiment
 from fusekit.graph.graph import Graph
 from fusekit.graph.link import answering, link_of
 from fusekit.study.targets import PREFIX, Targets
-from fusekit.train.evaluate import Gathered
+from fusekit.train.evaluate import Columns, Gathered
 
 
-def constant_score(
+def constant_predictor(
     experiment: Experiment, graph: Graph, metric: str, tested: Gathered
-) -> float | None:
+) -> tuple[float | None, Columns | None]:
     """The metric of one answer for all test rows, taken from the training rows.
 
     The logarithms of the classes' frequencies for an answer of classes, of labels' odds for one of
@@ -29,26 +29,28 @@ def constant_score(
       tested: any model's test rows, for what holds in them.
 
     Returns:
-      None where the metric is of another kind.
+      The score, and what the metric reads of this predictor row by row; None, None where the
+      metric is of another kind or has no value.
     """
+    nothing = None, None
     wires = graph.metrics[metric].wires
     if "prediction" not in wires or "target" not in wires:
-        return None
+        return nothing
     (predicted,), (target,) = wires["prediction"].reads, wires["target"].reads
     answer_of = predicted.key.node
     if answer_of not in answering(graph) or not target.key.node.startswith(PREFIX):
-        return None
+        return nothing
     name = target.key.node.removeprefix(PREFIX)
     columns = tested.columns[metric]
     prediction = columns.values["prediction"]
     if prediction.ndim != 2:
-        return None
+        return nothing
     seen = Targets(experiment, "train", (name,)).column(name)
     answer = answer_for(seen, link_of(graph, answer_of), prediction.shape[1])
     values = {**columns.values, "prediction": np.broadcast_to(answer, prediction.shape)}
     spec: Any = graph.metrics[metric].spec
     value = float(spec.compute(values, columns.rows))
-    return None if math.isnan(value) else value
+    return nothing if math.isnan(value) else (value, Columns(values, columns.rows))
 
 
 def answer_for(seen: NDArray[Any], link: str, width: int) -> NDArray[np.float64]:

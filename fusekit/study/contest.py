@@ -15,7 +15,8 @@ from fusekit.study.alone import single
 from fusekit.study.budget import KNOB, TOLERANCE, Matched, match
 from fusekit.study.checks import Knobs, check_knobs, check_rates, knobs_of, metric_of
 from fusekit.study.comparison import Comparison, Entry, Role
-from fusekit.study.controls import constant_predictor, with_margins
+from fusekit.study.constant import constant_predictor
+from fusekit.study.controls import with_margins
 from fusekit.study.cost import Budget, Cost
 from fusekit.study.differences import with_differences
 from fusekit.study.folder import Folder

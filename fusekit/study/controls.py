@@ -9,39 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fusekit.config.spec import Experiment
 from fusekit.graph.graph import Graph
 from fusekit.study.comparison import Entry, Margin
-from fusekit.study.constant import constant_score
 from fusekit.study.statistics import draws, percentile_interval
 from fusekit.train.evaluate import Columns, Gathered
 
 Models = Sequence[Gathered]
-
-
-def constant_predictor(
-    experiment: Experiment, graph: Graph, metric: str, tested: Gathered
-) -> tuple[float | None, Columns | None]:
-    """The constant predictor's score, and what the metric reads of it, row by row.
-
-    Args:
-      experiment, graph, metric, tested: see `constant_score`.
-
-    Returns:
-      None, None where the metric has no such predictor.
-    """
-    kept: list[Columns] = []
-    objective = graph.metrics[metric]
-    spec: Any = objective.spec.model_copy()
-
-    def compute(values: dict[str, NDArray[Any]], rows: NDArray[np.bool_]) -> Any:
-        kept.append(Columns(values, rows))
-        return type(spec).compute(spec, values, rows)
-
-    spec.__dict__["compute"] = compute
-    watched = replace(graph, metrics={**graph.metrics, metric: replace(objective, spec=spec)})
-    score = constant_score(experiment, watched, metric, tested)
-    return score, kept[-1] if kept and score is not None else None
 
 
 def with_margins(

@@ -9,7 +9,7 @@ import fusekit
 from fusekit.cli.answers import answers
 from fusekit.graph.link import answering, link_of
 from fusekit.program import Program
-from fusekit.study.constant import constant_score
+from fusekit.study.constant import constant_predictor
 from tests.study import tiny
 
 HEADS = {
@@ -68,5 +68,5 @@ def test_late_fusion_has_a_constant_to_beat(graph):
         values={"prediction": np.zeros((4, 3)), "target": target}, rows=np.ones(4, bool)
     )
     tested = SimpleNamespace(columns={"score": columns})
-    found = constant_score(graph.experiment, graph, "score", tested)
+    found, _ = constant_predictor(graph.experiment, graph, "score", tested)
     assert found in (0.25, 0.5)  # the share of the class that most training rows have
