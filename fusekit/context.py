@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 Mode = Literal["train", "evaluate", "predict"]
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
 
 
 def name_hash(name: str) -> int:

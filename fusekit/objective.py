@@ -13,8 +13,9 @@ from fusekit.graph.node import Objective, Read
 from fusekit.graph.select import select_stream
 from fusekit.graph.units import UnitId
 from fusekit.layered import LayerOutput
-from fusekit.model import FusionModel, State, Values
+from fusekit.model import FusionModel
 from fusekit.stream import Stream
+from fusekit.walk.values import State, Values
 
 Sums = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]
 """By loss: the sum of its rows and the sum of their weights."""
@@ -70,6 +71,21 @@ def sums(
             variables = model.after(unit, module, variables)
         found[name] = (total, weight)
     return found, variables
+
+
+def loss(
+    model: FusionModel,
+    params: State,
+    variables: State,
+    batch: Mapping[str, Stream],
+    context: Context,
+) -> tuple[Float[Array, ""], tuple[State, dict[str, Float[Array, ""]]]]:
+    """The objective on a batch; with the variables afterwards and each loss by name."""
+    values, variables = model.apply(params, variables, batch, context=context)
+    valid = jnp.asarray(batch["valid"].values)
+    found, variables = sums(model, values, params, variables, valid, context)
+    each = {name: ratio(*pair) for name, pair in found.items()}
+    return total_loss(model, found), (variables, each)
 
 
 def _wide(array: Array) -> Any:

@@ -16,8 +16,9 @@ import jax.numpy as jnp
 from fusekit.context import Context
 from fusekit.graph.node import Event
 from fusekit.graph.schedule import Scan
-from fusekit.model import FusionModel, Run
+from fusekit.model import FusionModel
 from fusekit.stream import Signature, Stream
+from fusekit.walk.run import Run
 
 MARK = "fusekit-node="
 _DTYPES = {"float": jnp.float32, "int": jnp.int32, "bool": jnp.bool_}

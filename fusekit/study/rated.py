@@ -1,6 +1,5 @@
 """A program whose learning rate is a value and not a part of what is compiled."""
 
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import jax
@@ -8,8 +7,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from fusekit.graph.graph import Graph
 from fusekit.program import Program, Replicas
-from fusekit.train.optimizer import transformation
 from fusekit.train.state import TrainState
 
 
@@ -38,10 +37,8 @@ class RatedProgram(Program):
     it, decoupled weight decay included, so multiplying them is the same as another rate.
     """
 
-    @cached_property
-    def optimizer(self) -> optax.GradientTransformation:
-        own = transformation(self.train, self.steps, self._trainable(self.labels))
-        return optax.chain(own, by_factor())
+    def __init__(self, graph: Graph, **options: Any):
+        super().__init__(graph, after=by_factor(), **options)
 
     def rated(self, state: Any, factor: float) -> Any:
         """The state, to be trained at `factor` times the declared learning rate."""

@@ -219,7 +219,7 @@ def layout_of(experiment: Experiment) -> Layout:
 def parameters_by_node(program: Program) -> dict[str, int]:
     """How many parameters each node has; those of losses as `losses.<name>`."""
     counts: dict[str, int] = {}
-    for path, array in jax.eval_shape(program.parameters, program.abstract).items():
+    for path, array in jax.eval_shape(program.parameters, program.states.abstract).items():
         first, _, rest = path.partition(".")
         node = f"losses.{rest.partition('.')[0]}" if first == "losses" else first
         counts[node] = counts.get(node, 0) + int(np.prod(array.shape))

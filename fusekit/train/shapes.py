@@ -18,7 +18,7 @@ def shapes_of(arrays: Mapping[str, Any]) -> Shapes:
 
 def needed(program: Program) -> Shapes:
     """What one replica's state consists of; nothing is allocated."""
-    return shapes_of(jax.eval_shape(program.flat, program.abstract))
+    return shapes_of(jax.eval_shape(program.flat, program.states.abstract))
 
 
 def compare(due: Shapes, there: Shapes, where: str) -> None:

@@ -23,6 +23,7 @@ from flax import nnx
 from measuring import load, report
 
 import fusekit
+from fusekit.batch import blank
 from fusekit.component import OperatorSpec, register
 from fusekit.layered import Edit, Operator
 from fusekit.parameter import parameter
@@ -115,9 +116,9 @@ def phases(case: str, depth: int) -> tuple[Clock, int]:
     clock, declared = Clock(), experiment(case, depth)
     graph = clock("resolve", lambda: fusekit.resolve(declared))
     program = clock("program", lambda: Program(graph, layers="scan"))
-    clock("shardings", lambda: program.shardings)
-    batch = program.blank(4)
-    lowered = clock("lower", lambda: program.compiled_step.lower(program.abstract, batch))
+    clock("shardings", lambda: program.states.shardings)
+    batch = blank(program.model, 4)
+    lowered = clock("lower", lambda: program.compiled_step.lower(program.states.abstract, batch))
     compiled = clock("compile", lowered.compile)
     clock("init", lambda: jax.block_until_ready(program.init(0)))
     return clock, compiled.as_text().count(" = ")
@@ -129,7 +130,7 @@ def profile(case: str, depth: int, lines: int = 25) -> None:
     profiler = cProfile.Profile()
     profiler.enable()
     program = Program(fusekit.resolve(declared), layers="scan")
-    program.compiled_step.lower(program.abstract, program.blank(4))
+    program.compiled_step.lower(program.states.abstract, blank(program.model, 4))
     profiler.disable()
     pstats.Stats(profiler).sort_stats("cumulative").print_stats("fusekit|optax", lines)
 

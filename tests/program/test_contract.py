@@ -9,6 +9,7 @@ from flax import nnx
 
 import fusekit
 import fusekit_modules  # noqa: F401 - registers the components
+from fusekit.batch import blank
 from fusekit.component import StackSpec, register
 from fusekit.errors import DataError
 from fusekit.graph import resolve
@@ -186,7 +187,7 @@ def test_an_edited_stream_keeps_its_dtype(layers):
         values, _ = program.model.apply(params, variables, batch, context=context)
         return values[Key("layer", "a", 2)].values
 
-    assert jax.eval_shape(third, params, variables, program.blank(2)).dtype == "bfloat16"
+    assert jax.eval_shape(third, params, variables, blank(program.model, 2)).dtype == "bfloat16"
 
 
 def test_a_restored_state_is_a_copy():

@@ -129,7 +129,7 @@ def test_a_layer_with_edits_is_recomputed():
     pieces = {}
     for remat in ("none", "full"):
         program = Program(everything(remat=remat), layers="unroll")
-        state, given = program.abstract, program.batch(BATCHES[0])
+        state, given = program.states.abstract, program.batch(BATCHES[0])
 
         def gradient(params, variables, program=program, given=given):
             context = program.context("train", jax.random.key(0))

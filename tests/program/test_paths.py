@@ -148,6 +148,6 @@ def test_the_paths_are_those_of_before():
     """Drift shows in review: checkpoints and `trainable` stand on these names. (The optimiser's
     own names are those of optax.)"""
     made = Program(GRAPH, layers="scan")
-    names = canonical_names(made.abstract, made.model.groups)
+    names = canonical_names(made.states.abstract, made.model.groups)
     names = [name for name in names if not name.startswith("optimizer.")]
     assert sorted(names) == GOLDEN.read_text().splitlines()

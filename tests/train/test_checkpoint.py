@@ -41,7 +41,7 @@ def test_round_trip_is_exact(program, saved):
         assert tiny.same(tiny.flat(program, restored.state), flats[step])
         assert restored[1:] == ({"step": 7}, step, {"note": [1.5, None]})
     places = [leaf.sharding for leaf in jax.tree.leaves(restored.state)]
-    assert places == jax.tree.leaves(program.shardings)
+    assert places == jax.tree.leaves(program.states.shardings)
 
 
 def test_training_does_not_change_what_is_being_written(program, tmp_path):

@@ -106,7 +106,7 @@ def test_a_program_tells_muon_the_axes():
     )
     for layers in ("scan", "unroll"):
         program = Program(fusekit.resolve(experiment), steps=4, layers=layers)
-        state = jax.eval_shape(program.optimizer.init, program.abstract.params)
+        state = jax.eval_shape(program.states.optimizer.init, program.states.abstract.params)
         paths = jax.tree_util.tree_leaves_with_path(state)
         muon = {
             str(step.key)
