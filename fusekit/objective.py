@@ -4,11 +4,14 @@ from collections.abc import Iterator, Mapping
 from functools import reduce
 from typing import Any
 
+import jax
+import jax.extend as jex
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from fusekit.batch import blank
 from fusekit.component import LossSpec
-from fusekit.context import Context
+from fusekit.context import DTYPES, Context
 from fusekit.graph.node import Objective, Read
 from fusekit.graph.select import select_stream
 from fusekit.graph.units import UnitId
@@ -86,6 +89,16 @@ def loss(
     found, variables = sums(model, values, params, variables, valid, context)
     each = {name: ratio(*pair) for name, pair in found.items()}
     return total_loss(model, found), (variables, each)
+
+
+def traced(model: FusionModel, compute: str) -> jex.core.ClosedJaxpr:
+    """The objective in training, of parameters, variables and a batch of two rows."""
+    context = Context(mode="train", key=jax.random.key(0), dtype=DTYPES[compute])
+
+    def objective(params: State, variables: State, batch: dict[str, Stream]) -> Array:
+        return loss(model, params, variables, batch, context)[0]
+
+    return jax.make_jaxpr(objective)(*model.abstract(), blank(model, 2))
 
 
 def _wide(array: Array) -> Any:

@@ -28,6 +28,7 @@ from fusekit.layout import Layout
 from fusekit.model import FusionModel
 from fusekit.objective import loss, read, readings, rows_of, sums
 from fusekit.patterns import check_patterns
+from fusekit.side_by_side import pays
 from fusekit.states import States
 from fusekit.stream import Stream
 from fusekit.train.optimizer import labeller
@@ -36,9 +37,6 @@ from fusekit.walk.values import State
 
 SCAN_FROM = 16
 """`layers: auto` scans runs of at least so many repeats."""
-WORTH = 6000
-"""`replicas: auto` runs seeds side by side where that saves at least so many steps in turn: what it
-costs to compile is not won back before (measured on one H200; on a CPU it never is)."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ class Program:
       steps: how many steps the learning-rate schedule spans.
       replicas: how many seeds run side by side in one state.
       mode: how replicas run: `vmap` (one program), `loop` (one compiled step, one after another),
-        or `auto`: loop on CPU, vmap elsewhere.
+        or `auto`: what is expected to be faster.
       layers: `scan`, `unroll` or `auto`, in place of the experiment's own choice.
       after: what is done to the optimiser's updates last.
     """
@@ -89,9 +87,14 @@ class Program:
         check_patterns(graph)
         self.states = States(self.model, self.layout, self.train, steps, after)
         mode = mode or experiment.mesh.replicas
-        on_cpu = self.layout.mesh.devices.flat[0].platform == "cpu"
-        worth = not on_cpu and steps * (replicas - 1) >= WORTH
-        self.vmapped = replicas > 1 and (mode == "vmap" or (mode == "auto" and worth))
+        platform = self.layout.mesh.devices.flat[0].platform
+        self.vmapped = replicas > 1 and (
+            mode == "vmap"
+            or (
+                mode == "auto"
+                and pays(self.model, self.train.compute, platform, steps=steps, replicas=replicas)
+            )
+        )
 
     # -- state ---------------------------------------------------------------------------------
 

@@ -10,16 +10,13 @@ from jax.interpreters.partial_eval import dce_jaxpr
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from fusekit.batch import blank
 from fusekit.component import OperatorSpec
 from fusekit.config.train import Train
-from fusekit.context import DTYPES, Context
 from fusekit.graph.packing import names_of, step_name, unstacked
 from fusekit.graph.units import Group
 from fusekit.layout import Layout
 from fusekit.model import FusionModel
-from fusekit.objective import loss
-from fusekit.stream import Stream
+from fusekit.objective import traced
 from fusekit.train.optimizer import FROZEN, decays, labeller, transformation
 from fusekit.train.state import TrainState
 from fusekit.walk.values import State
@@ -131,7 +128,7 @@ class States:
 
         They are frozen. Only where an operator may replace or skip is the step traced for it.
         """
-        params, variables = self.model.abstract()
+        params, _ = self.model.abstract()
         operators = [
             n.spec for n in self.model.graph.nodes.values() if isinstance(n.spec, OperatorSpec)
         ]
@@ -143,13 +140,8 @@ class States:
                 for path, _ in jax.tree_util.tree_leaves_with_path(params)
                 if used.isdisjoint(self.model.groups[step_name(path[0])].units)
             )
-        context = Context(mode="train", key=jax.random.key(0), dtype=DTYPES[self.train.compute])
-
-        def objective(params: State, variables: State, batch: dict[str, Stream]) -> Array:
-            return loss(self.model, params, variables, batch, context)[0]
-
         flat = jax.tree_util.tree_leaves_with_path(params)
-        closed = jax.make_jaxpr(objective)(params, variables, blank(self.model, 2))
+        closed = traced(self.model, self.train.compute)
         used = dce_jaxpr(closed.jaxpr, [True])[1][: len(flat)]
         return frozenset(path for (path, _), use in zip(flat, used, strict=True) if not use)
 

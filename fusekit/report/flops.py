@@ -6,22 +6,19 @@ turns is not known counts once, a `cond` as its dearest branch).
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
 from math import prod
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
+from fusekit.batch import blank
 from fusekit.context import Context
 from fusekit.graph.node import Event
-from fusekit.graph.schedule import Scan
+from fusekit.jaxprs import inner_jaxprs
 from fusekit.model import FusionModel
-from fusekit.stream import Signature, Stream
 from fusekit.walk.run import Run
 
 MARK = "fusekit-node="
-_DTYPES = {"float": jnp.float32, "int": jnp.int32, "bool": jnp.bool_}
 
 _FREE = frozenset(
     {
@@ -76,12 +73,7 @@ def node_flops(model: FusionModel) -> dict[str, int]:
     Args:
       model: best made with `scan=2`, so that equal layers are traced once.
     """
-    events = [e for item in model.items for e in _events(item)]
-    batch = {
-        event.node.removeprefix("batch."): _abstract(model.graph.signatures[event.gives[0]])
-        for event in events
-        if event.kind == "batch"
-    }
+    batch = {name: shape for name, shape in blank(model, 1).items() if name != "valid"}
 
     def walk(params: Any, variables: Any, batch: Any) -> int:
         run = _Marked(model, params, dict(variables), Context(mode="evaluate"), batch)
@@ -94,27 +86,6 @@ def node_flops(model: FusionModel) -> dict[str, int]:
     return dict(count(traced.jaxpr))
 
 
-def _events(item: Event | Scan) -> list[Event]:
-    return list(item.repeats[0]) if isinstance(item, Scan) else [item]
-
-
-def _abstract(signature: Any) -> Stream:
-    """One sample of a batch entry, as shapes."""
-    if not isinstance(signature, Signature):
-        raise TypeError(f"a batch entry has one signature, not {signature!r}")
-
-    def array(shape: tuple[int, ...], dtype: Any) -> Any:
-        return jax.ShapeDtypeStruct((1, *shape), dtype)
-
-    return Stream(
-        array(signature.shape, _DTYPES[signature.dtype]),  # pyright: ignore[reportArgumentType]
-        mask=array(signature.shape[:1], jnp.bool_) if signature.padded else None,
-        presence=array((), jnp.bool_) if signature.optional else None,
-        spans=signature.spans,
-        grid=signature.grid,
-    )
-
-
 def count(jaxpr: Any, name: str = "") -> Counter[str]:
     """FLOPs of a jaxpr by the innermost node mark; `name` stands for what has none."""
     found: Counter[str] = Counter()
@@ -122,7 +93,7 @@ def count(jaxpr: Any, name: str = "") -> Counter[str]:
         marks = [s.name for s in equation.source_info.name_stack.stack if hasattr(s, "name")]
         marks = [mark.removeprefix(MARK) for mark in marks if mark.startswith(MARK)]
         owner = marks[-1] if marks else name
-        inner = [count(sub, owner) for sub in _inner(equation.params)]
+        inner = [count(sub, owner) for sub in inner_jaxprs(equation.params)]
         match equation.primitive.name:
             case "cond" if inner:
                 found.update(max(inner, key=Counter.total))
@@ -139,17 +110,6 @@ def count(jaxpr: Any, name: str = "") -> Counter[str]:
 
 def _loops(equation: Any) -> bool:
     return equation.primitive.name == "scan"
-
-
-def _inner(params: Mapping[str, Any]) -> Iterator[Any]:
-    """The jaxprs that an equation holds. Of a custom derivative only the primal counts."""
-    for key, value in params.items():
-        if key in ("fwd_jaxpr_thunk", "bwd", "jvp_jaxpr_fun", "jvp_jaxpr_thunk"):
-            continue
-        for one in value if isinstance(value, tuple | list) else (value,):
-            sub = getattr(one, "jaxpr", one)
-            if hasattr(sub, "eqns"):
-                yield sub
 
 
 def _own(equation: Any) -> int:
