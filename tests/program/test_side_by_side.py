@@ -21,13 +21,14 @@ def model(*encoders):
         ),
         "attention": ({"type": "features", "width": 8, "length": 3}, strategies.STACK),
     }
+    inputs = [name if kinds[name] is vector else f"{name}.mean" for name in encoders]
     experiment = strategies.declared(
         {name: kinds[name][0] for name in encoders},
         {name: kinds[name][1] for name in encoders},
         {
             "y": {
                 "type": "sum",
-                "inputs": [n if kinds[n] is vector else f"{n}.mean" for n in encoders],
+                "inputs": inputs,
             }
         },
         strategies.classifiers(label="y"),
