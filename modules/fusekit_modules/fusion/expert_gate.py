@@ -1,9 +1,11 @@
 """A mixture of one expert a modality."""
 
+from functools import partial
 from typing import Literal
 
 import jax.numpy as jnp
 from flax import nnx
+from jax.nn import initializers
 from pydantic import Field
 
 from fusekit.component import Outputs, Signatures, Width, register
@@ -37,14 +39,17 @@ class ExpertGateSpec(WidthFusionSpec):
 
 
 class ExpertGate(nnx.Module):
-    """y = sum_k g_k MLP_k(x_k), g = softmax_k(v_k MLP_k(x_k)): `[b, width]` and `[b, m]`."""
+    """y = sum_k g_k MLP_k(x_k), g = softmax_k(v_k MLP_k(x_k)): `[b, width]` and `[b, m]`.
+
+    Scores start at zero, the gate thus at the mean, or the first expert to be right takes all.
+    """
 
     def __init__(self, spec: ExpertGateSpec, inputs: Signatures, *, rngs: nnx.Rngs):
         width = spec.out_width(inputs)
         hidden, widths = spec.hidden or 2 * width, [s.width for s in inputs.values()]
         self.experts = nnx.List([MLP(w, hidden, outputs=width, rngs=rngs) for w in widths])
-        scores = [Linear(width, 1, axes=("embed", None), rngs=rngs) for _ in widths]
-        self.scores = nnx.List(scores)
+        scores = partial(Linear, width, 1, axes=("embed", None), init=initializers.zeros)
+        self.scores = nnx.List([scores(rngs=rngs) for _ in widths])
 
     def __call__(self, streams: dict[str, Stream], *, context: Context) -> dict[str, Stream]:
         values, present = read(streams)

@@ -1,11 +1,12 @@
 """Low-rank tensor fusion."""
 
 from math import prod
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from flax import nnx
 from jax.nn import initializers
+from jaxtyping import Array
 from pydantic import Field
 
 from fusekit.component import Count, Signatures, register
@@ -36,14 +37,23 @@ class LowRankTensorSpec(WidthFusionSpec):
         return LowRankTensor(self, inputs, rngs=rngs)
 
 
+def from_one(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+    """Factors `[rank, 1 + d, width]` that start at 1 for the constant, at LeCun's scale else."""
+    return initializers.lecun_normal(batch_axis=0)(key, shape, dtype).at[:, 0].set(1.0)
+
+
 class LowRankTensor(nnx.Module):
-    """y = sum_r w_r prod_k ([1; x_k] F_k,r) + b, `[b, width]`."""
+    """y = sum_r w_r prod_k ([1; x_k] F_k,r) + b, `[b, width]`.
+
+    The rows of the ones start at 1, so that the product starts near 1 plus the sum of what each
+    modality says: a product of small numbers would hide every one from the others' gradients.
+    """
 
     def __init__(self, spec: LowRankTensorSpec, inputs: Signatures, *, rngs: nnx.Rngs):
-        width, init = spec.out_width(inputs), initializers.lecun_normal(batch_axis=0)
+        width = spec.out_width(inputs)
         axes = ("rank", "embed", "features")
         shapes = [(spec.rank, signature.width + 1, width) for signature in inputs.values()]
-        self.factors = nnx.List([parameter(rngs, init, shape, axes) for shape in shapes])
+        self.factors = nnx.List([parameter(rngs, from_one, shape, axes) for shape in shapes])
         mix = initializers.normal(spec.rank**-0.5)
         self.mix = parameter(rngs, mix, (spec.rank,), ("rank",))
         self.bias = parameter(rngs, initializers.zeros, (width,), ("features",))
