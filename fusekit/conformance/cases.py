@@ -6,7 +6,7 @@ optional, padded inputs; the first, too, with inputs always present and whole.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,12 @@ from fusekit.component import (
     FusionSpec,
     HeadSpec,
     LossSpec,
+    MetricSpec,
     ModalitySpec,
     NodeSpec,
     OperatorSpec,
 )
+from fusekit.conformance.padding import longer
 from fusekit.errors import WiringError
 from fusekit.stream import Signature, Span, Stream, sequence, vector
 
@@ -71,6 +73,14 @@ class Case:
             role: random_stream(signature, rng, garbage=garbage, present=present)
             for role, signature in self.inputs.items()
         }
+
+    def longer(self, by: int) -> "Case | None":
+        """The case with more positions in every padded sequence; `None` if it has none, or if it
+        does not take them."""
+        inputs = {role: longer(s, by) or s for role, s in self.inputs.items()}
+        if inputs == self.inputs or not _fits(self.spec, inputs):
+            return None
+        return replace(self, inputs=inputs)
 
 
 def random_stream(
@@ -162,7 +172,7 @@ def _inputs(component: type[Component]) -> Iterator[tuple[str, dict[str, str]]]:
         for kind in ("vector", "sequence", "logits"):
             for count in few.get(kind, (3, 2, 1)):
                 yield f"{count} x {kind}", {f"m{i}": kind for i in range(count)}
-    elif issubclass(component, LossSpec):
+    elif issubclass(component, LossSpec | MetricSpec):
         roles = [name for name in component.model_fields if name in LOSS_ROLES]
         if "input" in roles:
             for kind in ("number", "vector"):
@@ -187,7 +197,7 @@ def _spec(
         if issubclass(component, OperatorSpec) and settings.get("into"):
             return None
         fields.setdefault("inputs", tuple(inputs))
-    elif issubclass(component, LossSpec):
+    elif issubclass(component, LossSpec | MetricSpec):
         if "inputs" in component.model_fields:
             fields["inputs"] = tuple(inputs)
         else:
@@ -204,7 +214,7 @@ def _spec(
 
 def _fits(spec: Component, inputs: dict[str, Signature]) -> bool:
     try:
-        if isinstance(spec, LossSpec):
+        if isinstance(spec, LossSpec | MetricSpec):
             named = {role for _, role, _ in spec.references()}
             spec.check({role: value for role, value in inputs.items() if role in named})
         elif isinstance(spec, NodeSpec):

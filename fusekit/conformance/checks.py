@@ -4,8 +4,7 @@ They hold the invariants of one component on one device; meshes, scans and repli
 program and are tested on whole experiments.
 """
 
-from collections.abc import Callable, Mapping
-from functools import cached_property
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,94 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from fusekit.component import LossSpec, LossValue, NodeSpec
-from fusekit.conformance.cases import Case
-from fusekit.conformance.laws import NOISE, BrokenError, dead, finite, quick, same
-from fusekit.context import Context, Mode
+from fusekit.component import Component, LossSpec, NodeSpec
+from fusekit.conformance.cases import BATCH
+from fusekit.conformance.laws import NOISE, BrokenError, apart, dead, finite, same, zero
+from fusekit.conformance.padding import lengthened, parts, transplanted
+from fusekit.conformance.trial import KEY, Trial
+from fusekit.context import Mode
 from fusekit.graph.packing import step_name
-from fusekit.standalone import standalone
 from fusekit.stream import Signature, Stream
-
-
-class Trial:
-    """A case built: its parameters, and a compiled call."""
-
-    def __init__(self, case: Case, *, seed: int = 0):
-        self.case = case
-        spec = case.spec
-        rngs = nnx.Rngs(seed)
-        if isinstance(spec, LossSpec):
-            self.module = spec.build(case.inputs, rngs=rngs)
-        elif isinstance(spec, NodeSpec):
-            self.module = standalone(spec, case.inputs, rngs=rngs)
-        self.graphdef, self.states = nnx.split(self.module)
-        _, params, variables = nnx.split(self.module, nnx.Param, ...)
-        self.params = nnx.to_pure_dict(params)
-        self.variables = nnx.to_pure_dict(variables)
-        self._compiled: dict[Mode, Any] = {}
-
-    def call(self, mode: Mode, params: Any, variables: Any, streams: Mapping[str, Stream]) -> Any:
-        """Outputs and the variables afterwards."""
-        module = nnx.merge(self.graphdef, nnx.State(params), nnx.State(variables))
-        key = jax.random.key(7) if mode == "train" else None
-        context = Context(mode=mode, key=key, path="it")
-        if isinstance(self.case.spec, LossSpec):
-            rows = jnp.ones((next(iter(streams.values())).batch,), bool)
-            for stream in streams.values():
-                rows = rows if stream.presence is None else rows & stream.presence
-            out = module(dict(streams), rows=rows, context=context)  # pyright: ignore
-        else:
-            out = module(dict(streams), context=context)  # pyright: ignore
-        return out, nnx.to_pure_dict(nnx.state(module, nnx.Not(nnx.Param)))
-
-    def __call__(self, streams: Mapping[str, Stream], mode: Mode = "evaluate") -> Any:
-        """The compiled call, on the initial parameters."""
-        if mode not in self._compiled:
-            self._compiled[mode] = quick(lambda p, v, s: self.call(mode, p, v, s))
-        return self._compiled[mode](self.params, self.variables, dict(streams))
-
-    def gradients(self, streams: Mapping[str, Stream], params: Any = None) -> Any:
-        """Gradients of a fixed random projection of the outputs, in training."""
-        params = self.params if params is None else params
-        if not jax.tree.leaves(params):
-            return params
-        return self._gradient(params, self.variables, dict(streams))
-
-    def precise(self, streams: Mapping[str, Stream], params: Any) -> Any:
-        """The gradients in float64."""
-
-        def double(leaf: Any) -> Any:
-            real = jnp.issubdtype(leaf.dtype, jnp.floating)
-            return jnp.asarray(np.asarray(leaf), jnp.float64) if real else leaf
-
-        with jax.enable_x64(True):
-            given = jax.tree.map(double, (params, self.variables, dict(streams)))
-            return jax.tree.map(np.asarray, self._gradient(*given))
-
-    @cached_property
-    def _gradient(self) -> Any:
-        def scalar(params: Any, variables: Any, streams: Any) -> Any:
-            out, _ = self.call("train", params, variables, streams)
-            return sum(jnp.sum(leaf * weights(leaf)) for leaf in floats(out))
-
-        return quick(jax.grad(scalar))
-
 
 DOUBTFUL = 1e-5
 """Share of the largest gradient below which rounding of float32 could be all of it."""
-
-
-def weights(leaf: Any) -> Any:
-    """Fixed random weights of an array's shape."""
-    return np.random.default_rng(leaf.size).normal(size=leaf.shape).astype("float32")
-
-
-def floats(out: Any) -> list[Any]:
-    """The values of all outputs that can have a gradient."""
-    if isinstance(out, LossValue):
-        return [out.total]
-    streams = out.values() if isinstance(out, dict) else [out]
-    return [s.values for s in streams if jnp.issubdtype(s.values.dtype, jnp.floating)]
 
 
 def check_infer(trial: Trial) -> None:
@@ -109,20 +31,22 @@ def check_infer(trial: Trial) -> None:
         return
     declared = trial.case.spec.infer(trial.case.inputs)
     out, _ = jax.eval_shape(
-        lambda p, v, s: trial.call("evaluate", p, v, s),
+        lambda *given: trial.call("evaluate", *given),
         trial.params,
         trial.variables,
         trial.case.streams(0),
+        np.ones(BATCH, bool),
+        jax.random.key(0),
     )
     declared = declared if isinstance(declared, dict) else {"out": declared}
     out = out if isinstance(out, dict) else {"out": out}
     if set(declared) != set(out):
         raise BrokenError(f"infer gives ports {sorted(declared)}, the module {sorted(out)}")
     for port, signature in declared.items():
-        _fits_signature(port, signature, out[port])
+        fits_signature(port, signature, out[port])
 
 
-def _fits_signature(port: str, signature: Signature, stream: Stream) -> None:
+def fits_signature(port: str, signature: Signature, stream: Stream) -> None:
     shape = (stream.values.shape[0], *signature.shape)
     if stream.values.shape != shape:
         raise BrokenError(f"{port}: infer says {shape}, the module gives {stream.values.shape}")
@@ -141,16 +65,26 @@ def _fits_signature(port: str, signature: Signature, stream: Stream) -> None:
 
 def check_axes(trial: Trial) -> None:
     """Every parameter and variable has a logical axis name, or None, for each of its axes."""
-    for path, leaf in nnx.to_flat_state(trial.states):
+    named_axes(trial.states, "")
+
+
+def named_axes(states: Any, prefix: str) -> None:
+    """Raises `BrokenError` for a parameter or variable without the names of its axes."""
+    for path, leaf in nnx.to_flat_state(states):
         axes = leaf.get_metadata().get("axes")
-        if axes is None or len(axes) != leaf.ndim:
-            raise BrokenError(f"{'.'.join(map(str, path))} has axes {axes}, shape {leaf.shape}")
+        if axes is None or len(axes) != len(leaf.shape):
+            name = ".".join(map(str, (prefix, *path) if prefix else path))
+            raise BrokenError(f"{name} has axes {axes}, shape {leaf.shape}")
 
 
 def check_round_trip(trial: Trial) -> None:
     """The spec survives a round trip through plain data."""
-    dumped = trial.case.spec.model_dump(mode="json")
-    if type(trial.case.spec).model_validate(dumped) != trial.case.spec:
+    round_trip(trial.case.spec)
+
+
+def round_trip(spec: Component) -> None:
+    """Raises `BrokenError` if plain data does not hold all of a spec."""
+    if type(spec).model_validate(spec.model_dump(mode="json")) != spec:
         raise BrokenError("the spec does not survive a round trip")
 
 
@@ -196,11 +130,68 @@ def check_independence(trial: Trial) -> None:
 
 
 def check_all_absent(trial: Trial) -> None:
-    """With everything optional absent, results and gradients are finite."""
+    """With everything optional absent, results are finite, and gradients zero where nothing is
+    there at all."""
     streams = trial.case.streams(3, garbage=np.nan, present=0.0)
     for mode in ("evaluate", "train"):
         finite(trial(streams, mode), f"a result with all inputs absent ({mode})")
-    finite(trial.gradients(streams), "a gradient with all inputs absent")
+    gradients = trial.gradients(streams)
+    finite(gradients, "a gradient with all inputs absent")
+    if all(signature.optional for signature in trial.case.inputs.values()):
+        zero(gradients, "with all inputs absent")
+
+
+def check_rows(trial: Trial) -> None:
+    """What a loss reads in rows that do not count changes nothing, and they have no weight; without
+    any row that counts, the loss and its gradient are zero."""
+    if not isinstance(trial.case.spec, LossSpec):
+        return
+    one, two = trial.case.streams(1), trial.case.streams(2)
+    valid = np.asarray([True, False] * (BATCH // 2))
+    mixed = {
+        role: jax.tree.map(
+            lambda a, b: np.where(valid.reshape((-1,) + (1,) * (np.ndim(a) - 1)), a, b),
+            stream.with_(presence=None),
+            two[role].with_(presence=None),
+        ).with_(presence=stream.presence)
+        for role, stream in one.items()
+    }
+    for mode in ("evaluate", "train"):
+        (found, _), (other, _) = trial(one, mode, valid=valid), trial(mixed, mode, valid=valid)
+        same(found, other, f"a row that does not count changes the loss ({mode})")
+        if np.any(np.asarray(found.weight)[~valid]) or np.any(np.asarray(found.total)[~valid]):
+            raise BrokenError(f"a row that does not count has a weight or a total ({mode})")
+    nothing = np.zeros(BATCH, bool)
+    zero(trial(one, "train", valid=nothing)[0], "of a loss without any row that counts")
+    zero(trial.gradients(one, valid=nothing), "of a loss without any row that counts")
+
+
+def check_randomness(trial: Trial) -> None:
+    """What differs between training and evaluation is random, of the context's key: another key
+    gives another result. (Statistics of the batch may differ too: those couple samples.)"""
+    if trial.case.spec.couples != "none":
+        return
+    streams = trial.case.streams(1)
+    (plain, _), (one, _) = trial(streams), trial(streams, "train")
+    if apart(plain, one) > 1e-3 and apart(one, trial(streams, "train", key=KEY + 1)[0]) == 0.0:
+        raise BrokenError("training differs from evaluation, but not by the context's key")
+
+
+def check_padding(trial: Trial) -> None:
+    """More padding at the end changes results by rounding alone."""
+    case = trial.case.longer(3)
+    if case is None:
+        return
+    longer = Trial(case)
+    params = transplanted(trial.params, longer.params)
+    if params is None:
+        return
+    streams = trial.case.streams(1)
+    more = {role: lengthened(s, case.inputs[role]) for role, s in streams.items()}
+    (short, _), (long, _) = trial(streams), longer(more, params=params)
+    gap = apart(parts(short), parts(long))
+    if gap > 1e-5:
+        raise BrokenError(f"more padding changes the result by {gap:.3g}")
 
 
 def check_reachable(trial: Trial) -> None:
@@ -225,7 +216,15 @@ def _by_name(tree: Any) -> dict[str, Any]:
     return {".".join(map(step_name, path)): leaf for path, leaf in leaves}
 
 
-COMPILED = ("contents", "independence", "all_absent", "reachable")
+COMPILED = (
+    "contents",
+    "independence",
+    "rows",
+    "randomness",
+    "padding",
+    "all_absent",
+    "reachable",
+)
 """The checks that compile the component, which `light` cases leave out."""
 
 CHECKS: dict[str, Callable[[Trial], None]] = {
@@ -234,6 +233,9 @@ CHECKS: dict[str, Callable[[Trial], None]] = {
     "round_trip": check_round_trip,
     "contents": check_contents,
     "independence": check_independence,
+    "rows": check_rows,
+    "randomness": check_randomness,
+    "padding": check_padding,
     "all_absent": check_all_absent,
     "reachable": check_reachable,
 }

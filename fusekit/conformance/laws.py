@@ -42,3 +42,23 @@ def finite(tree: Any, what: str) -> None:
     for leaf in jax.tree.leaves(tree):
         if jnp.issubdtype(leaf.dtype, jnp.floating) and not bool(jnp.isfinite(leaf).all()):
             raise BrokenError(f"{what} is not finite")
+
+
+def zero(tree: Any, what: str) -> None:
+    """Every leaf is zero."""
+    for leaf in jax.tree.leaves(tree):
+        if np.any(np.asarray(leaf)):
+            size = np.abs(np.asarray(leaf)).max()
+            raise BrokenError(f"a value or gradient {what} is not zero (but {size:.3g})")
+
+
+def apart(one: Any, other: Any) -> float:
+    """The largest difference of two trees, relative to the largest value of a leaf or 1."""
+    worst = 0.0
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        a, b = np.asarray(a, "float64"), np.asarray(b, "float64")
+        if a.shape != b.shape:
+            return np.inf
+        if a.size:
+            worst = max(worst, float(np.max(np.abs(a - b)) / max(1.0, np.max(np.abs(a)))))
+    return worst

@@ -24,8 +24,19 @@ from fusekit.component import (
 from fusekit.config.reference import Ref, Reference, parse_place
 from fusekit.config.registry import components
 from fusekit.conformance.cases import KINDS, WIDTH, random_stream, varied
-from fusekit.conformance.laws import NOISE, dead, finite, quick, same
+from fusekit.conformance.checks import fits_signature, named_axes, round_trip
+from fusekit.conformance.laws import (
+    NOISE,
+    BrokenError,
+    apart,
+    dead,
+    finite,
+    quick,
+    same,
+    zero,
+)
 from fusekit.errors import ConfigError
+from fusekit.graph.node import Key
 from fusekit.stream import Signature, Stream
 
 STACKS = ("a", "b")
@@ -171,28 +182,41 @@ class OperatorTrial:
     def _both(self) -> Any:
         program = self.program
 
-        def objective(params: Any, variables: Any, batch: Any) -> Any:
-            context = program.context("train", jax.random.key(3))
+        def objective(params: Any, variables: Any, batch: Any, key: Any) -> Any:
+            context = program.context("train", key)
             values, _ = program.model.apply(params, variables, batch, context=context)
-            heads = {
-                name: values[read.key]
-                for name in self.graph.heads
-                for read in self.graph.outputs_of(name)
-            }
+            heads = {name: values[Key("out", name)] for name in self.graph.heads}
             loss, _ = program.loss(params, variables, batch, context)
             return loss, heads
 
         return quick(jax.value_and_grad(objective, has_aux=True))
 
-    def __call__(self, batch: dict[str, Stream], params: Any = None) -> Any:
+    def __call__(self, batch: dict[str, Stream], params: Any = None, key: int = 3) -> Any:
         """((loss, heads), gradients), in training."""
         state = self.state
         params = state.params if params is None else params
-        return self._both(params, state.variables, self.program.batch(batch))
+        given = self.program.batch(batch)
+        return self._both(params, state.variables, given, jax.random.key(key))
 
     @cached_property
     def state(self) -> Any:
         return self.program.init(0)
+
+    @cached_property
+    def evaluated(self) -> Any:
+        """The compiled evaluation: every stream of the graph, by the text of its key."""
+        program, state = self.program, self.state
+
+        def values(batch: Any) -> Any:
+            context = program.context("evaluate", None)
+            found, _ = program.model.apply(state.params, state.variables, batch, context=context)
+            return {
+                str(key): getattr(value, "stream", value)
+                for key, value in found.items()
+                if key in self.graph.signatures
+            }
+
+        return quick(values)
 
 
 def _reads(component: type[C], reference: str) -> C:
@@ -207,21 +231,56 @@ def check_operator(component: type[OperatorSpec]) -> Iterator[tuple[str, str]]:
         except Exception as error:
             yield "builds", f"{settings or 'defaults'}: {error}"
             continue
-        for law in (_contents, _all_absent, _independence, _reachable, _scan):
+        for law in LAWS:
             try:
                 law(trial)
             except Exception as error:
                 yield law.__name__.strip("_"), f"{type(error).__name__}: {error}"
 
 
+def _infer(trial: OperatorTrial) -> None:
+    """Streams and ports are what `infer_edit`, `infer_ports` and `port_names` say."""
+    found = jax.eval_shape(trial.evaluated, trial.program.batch(trial.batch(1)))
+    ports = set(trial.component.port_names)
+    for key, declared in trial.graph.signatures.items():
+        value: Any = found.get(str(key))
+        if isinstance(declared, dict) and key.node == "it":
+            given = set(declared) - {"out"}
+            if given != ports or set(value or ()) - {"out"} != ports:
+                raise BrokenError(
+                    f"port_names are {sorted(ports)}, infer_ports gives {sorted(given)} and the "
+                    f"module {sorted(set(value or ()) - {'out'})}"
+                )
+            for port in ports:
+                fits_signature(f"{key.node}.{port}", declared[port], value[port])
+        elif isinstance(declared, Signature) and isinstance(value, Stream):
+            fits_signature(f"{key.kind} {key.node}", declared, value)
+
+
+def _axes(trial: OperatorTrial) -> None:
+    for unit, template in trial.program.model.templates.items():
+        states = nnx.state(nnx.eval_shape(lambda t=template: t.build(nnx.Rngs(0))))
+        named_axes(states, unit.path)
+
+
+def _round_trip(trial: OperatorTrial) -> None:
+    round_trip(trial.graph.nodes["it"].spec)
+
+
 def _contents(trial: OperatorTrial) -> None:
     clean = trial(trial.batch(1))
+    plain = trial.evaluated(trial.program.batch(trial.batch(1)))
     for garbage in (np.nan, np.inf, 1e30):
-        same(clean, trial(trial.batch(1, garbage=garbage)), f"{garbage} changes the result")
+        batch = trial.batch(1, garbage=garbage)
+        same(clean, trial(batch), f"{garbage} changes the result (train)")
+        found = trial.evaluated(trial.program.batch(batch))
+        same(plain, found, f"{garbage} changes the result (evaluate)")
 
 
 def _all_absent(trial: OperatorTrial) -> None:
-    finite(trial(trial.batch(2, garbage=np.nan, present=0.0)), "a result with all inputs absent")
+    found, gradients = trial(trial.batch(2, garbage=np.nan, present=0.0))
+    finite((found, gradients), "a result with all inputs absent")
+    zero(gradients, "with all inputs absent")
 
 
 def _independence(trial: OperatorTrial) -> None:
@@ -253,6 +312,23 @@ def _reachable(trial: OperatorTrial) -> None:
     raise AssertionError(f"no gradient reaches {', '.join(sorted(unreached or ()))}")
 
 
+def _randomness(trial: OperatorTrial) -> None:
+    """What differs between training and evaluation is of the step's key."""
+    if trial.component.couples != "none":
+        return
+    batch = trial.batch(1)
+    plain = trial.evaluated(trial.program.batch(batch))
+    heads = {
+        name: plain[str(read.key)]
+        for name in trial.graph.heads
+        for read in trial.graph.outputs_of(name)
+    }
+    (_, one), _ = trial(batch)
+    (_, other), _ = trial(batch, key=4)
+    if apart(heads, one) > 1e-3 and apart(one, other) == 0.0:
+        raise BrokenError("training differs from evaluation, but not by the context's key")
+
+
 def _scan(trial: OperatorTrial) -> None:
     from fusekit.program import Program
 
@@ -266,3 +342,16 @@ def _scan(trial: OperatorTrial) -> None:
     plain = trial(trial.batch(1))[0][0]
     if abs(float(loss) - float(plain)) > 1e-4 * max(1.0, abs(float(plain))):
         raise AssertionError(f"scanned {float(loss)} but unrolled {float(plain)}")
+
+
+LAWS = (
+    _infer,
+    _axes,
+    _round_trip,
+    _contents,
+    _all_absent,
+    _independence,
+    _randomness,
+    _reachable,
+    _scan,
+)

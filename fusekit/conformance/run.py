@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Iterable, Iterator
 
-from fusekit.component import OperatorSpec
+from fusekit.component import MetricSpec, OperatorSpec
 from fusekit.config.registry import walk
 from fusekit.conformance.cases import Case, cases_of, has_laws
-from fusekit.conformance.checks import CHECKS, COMPILED, Trial
+from fusekit.conformance.checks import CHECKS, COMPILED
+from fusekit.conformance.metrics import check_metric
 from fusekit.conformance.operators import check_operator
+from fusekit.conformance.trial import Trial
 
-TRIED = ("encoder", "fusion", "head", "loss", "modality")
+TRIED = ("encoder", "fusion", "head", "loss", "metric", "modality")
 
 
 def checks_of(case: Case) -> list[str]:
@@ -18,6 +20,9 @@ def checks_of(case: Case) -> list[str]:
 
 def failures(case: Case) -> Iterator[tuple[str, str]]:
     """The (check, reason) pairs that a case fails."""
+    if isinstance(case.spec, MetricSpec):
+        yield from check_metric(case)
+        return
     trial = Trial(case)
     for name in checks_of(case):
         try:
@@ -43,8 +48,7 @@ def run(
         if wanted and not called & wanted:
             continue
         if slot not in TRIED or not (has_laws(component) or issubclass(component, OperatorSpec)):
-            if wanted:
-                say(f"{slot}/{name}: the suite has no laws for it; its own tests must hold it")
+            say(f"{slot}/{name}: the suite has no laws for it; its own tests must hold it")
             continue
         if issubclass(component, OperatorSpec):
             for law, problem in check_operator(component):

@@ -47,9 +47,16 @@ def described(out: Any, signature: Any) -> Any:
 
 def finished(out: Any, context: Context) -> Any:
     """What a node gives: zeros where padded or absent, sharded by the activation rules."""
-    if isinstance(out, dict):
-        return {name: finished(stream, context) for name, stream in out.items()}
-    return constrained(out.clean(), context)
+    return jax.tree.map(lambda stream: constrained(stream, context), cleaned(out), is_leaf=_whole)
+
+
+def cleaned(out: Any) -> Any:
+    """Streams by port, or one, with zeros where padded or absent."""
+    return jax.tree.map(lambda stream: stream.clean(), out, is_leaf=_whole)
+
+
+def _whole(part: Any) -> bool:
+    return isinstance(part, Stream)
 
 
 def constrained(stream: Stream, context: Context) -> Stream:

@@ -9,8 +9,9 @@ from flax import nnx
 
 from fusekit.component import EncoderSpec
 from fusekit.conformance.cases import KINDS, Case, random_stream, varied
-from fusekit.conformance.checks import Trial, check_reachable
+from fusekit.conformance.checks import check_reachable
 from fusekit.conformance.laws import BrokenError, dead
+from fusekit.conformance.trial import Trial
 from fusekit.parameter import parameter
 from fusekit.stream import Stream
 

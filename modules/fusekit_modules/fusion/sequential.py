@@ -25,7 +25,8 @@ class SequentialSpec(WidthFusionSpec):
     without a point, the last state. Port `steps`: the states as a sequence, each labelled with its
     input. Ports `before` and `after`: the state before and after each input; their `squared_error`
     is the penalty on changes, a mean over all steps that all samples take. A sample skips the
-    modality it lacks: its state stays, and that step is padding.
+    modality it lacks: its state stays, and that step is padding. With nothing at all it is absent,
+    at the start too.
     """
 
     least = 1
@@ -42,7 +43,7 @@ class SequentialSpec(WidthFusionSpec):
         width, spans = self.out_width(inputs), spans_of(inputs)
         steps = sequence(len(spans), width, spans=spans, padded=padded, optional=optional)
         change = sequence(len(inputs), width, spans=spans[1:], padded=padded, optional=optional)
-        flags = [False, *(signature.optional for signature in inputs.values())]
+        flags = [optional, *(signature.optional for signature in inputs.values())]
         states = {f"@{k}": vector(width, optional=flag) for k, flag in enumerate(flags)}
         return {"out": out, "steps": steps, "before": change, "after": change, **states}  # pyright: ignore
 
@@ -98,7 +99,7 @@ class Sequential(nnx.Module):
         steps = emit(stacked, given).with_(mask=mask, spans=self.spans).clean()
         after = steps.cut(1, steps.length)
         before = after.with_(values=stacked[:, :-1]).clean()
-        presences = [None, *(stream.presence for stream in given)]
+        presences = [steps.presence, *(stream.presence for stream in given)]
         points = {
             f"@{k}": Stream(state, presence=presence).clean()
             for k, (state, presence) in enumerate(zip(states, presences, strict=True))

@@ -88,17 +88,19 @@ class MaskTokens(nnx.Module):
         if context.mode == "predict":
             return {"out": given, "hidden": given.with_(values=jnp.zeros(tokens.shape, bool))}
         choose, decide, draw = jax.random.split(view_key(context, "mask_tokens"), 3)
-        hidden = jax.random.uniform(choose, tokens.shape) < self.rate
+        shape = tokens.shape[::-1]  # by position: more padding changes no draw
+        chosen = jax.random.uniform(choose, shape).T
+        hidden = chosen < self.rate
         if self.special:
             hidden &= ~jnp.isin(tokens, jnp.asarray(self.special, tokens.dtype))
         valid = given.valid()
         if valid is not None:
             hidden &= valid
-        fate = jax.random.uniform(decide, tokens.shape)
+        fate = jax.random.uniform(decide, shape).T
         out = jnp.where(hidden & (fate < self.masked), self.token, tokens)
         if self.drawn:
             table = jnp.asarray(np.asarray(self.drawable), tokens.dtype)
-            other = table[jax.random.randint(draw, tokens.shape, 0, len(self.drawable))]
+            other = table[jax.random.randint(draw, shape, 0, len(self.drawable)).T]
             drawn = hidden & (fate >= self.masked) & (fate < self.masked + self.drawn)
             out = jnp.where(drawn, other, out)
         return {"out": given.with_(values=out), "hidden": given.with_(values=hidden)}
