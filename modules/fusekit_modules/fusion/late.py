@@ -11,7 +11,7 @@ from pydantic import Field
 from fusekit.component import Positive, Signatures, register
 from fusekit.context import Context
 from fusekit.errors import WiringError
-from fusekit.stream import Stream
+from fusekit.stream import Signature, Stream
 from fusekit_modules.fusion._present import emit, masked_mean, read
 from fusekit_modules.fusion._vectors import VectorFusionSpec
 from fusekit_modules.layers.expect import expect_same
@@ -25,7 +25,7 @@ class LateSpec(VectorFusionSpec):
 
     `mean_logits` serves regression too. `product` multiplies the experts' posteriors and divides
     by prior ** (experts - 1), as conditional independence has it. Absent experts do not vote: means
-    and products run over the present ones.
+    and products run over the present ones. The answer's classes are called as those of the experts.
     """
 
     link = "inputs"
@@ -39,12 +39,35 @@ class LateSpec(VectorFusionSpec):
             raise WiringError("one prior a class is due", expected=width, field=("prior",))
         return width
 
+    def infer(self, inputs: Signatures) -> Signature:
+        """One vector. Raises `WiringError` for classes that differ, in number, name or order."""
+        given = super().infer(inputs)
+        assert isinstance(given, Signature)
+        return given.with_(names=_names(inputs))
+
     def build(self, inputs: Signatures, *, rngs: nnx.Rngs) -> "Late":
         return Late(self)
 
     @classmethod
     def examples(cls) -> list[dict[str, Any]]:
         return [{"combine": combine} for combine in get_args(Combine)]
+
+
+def _names(inputs: Signatures) -> tuple[str, ...]:
+    """The names of the classes, which all experts that name them name alike."""
+    named = {role: signature.names for role, signature in inputs.items() if signature.names}
+    first = next(iter(named), None)
+    if first is None:
+        return ()
+    for role, names in named.items():
+        if names != named[first]:
+            raise WiringError(
+                "the inputs name their classes differently",
+                found=f"{role}: {', '.join(names)}",
+                expected=f"as {first} has them: {', '.join(named[first])}",
+                field=("inputs", role),
+            )
+    return named[first]
 
 
 class Late(nnx.Module):

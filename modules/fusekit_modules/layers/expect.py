@@ -12,8 +12,7 @@ from fusekit.stream import Kind, Signature
 Field = tuple[str | int, ...]
 
 _ADVICE: dict[tuple[str, Kind], str] = {
-    ("vector", "sequence"): "a vector: pool it with .mean .first .last .readout",
-    ("vector", "grid"): "a vector: encode the grid first, then pool with .mean or .readout",
+    ("vector", "grid"): "a vector: encode the grid first, or pool it with .mean",
     ("vector", "table"): "a vector: encode the table first",
     ("vector", "scalar"): "a vector: encode the numbers first",
     ("sequence", "vector"): "a sequence: name the tokens, not a reduction of them",
@@ -22,11 +21,22 @@ _ADVICE: dict[tuple[str, Kind], str] = {
 }
 
 
+def _advice(signature: Signature, due: str) -> str:
+    """What would be right in place of a stream; ports only if it has them."""
+    if (due, signature.kind) != ("vector", "sequence"):
+        return _ADVICE.get((due, signature.kind), f"a {due}")
+    if "embed" not in signature.axes:
+        return "a vector: embed the codes with an encoder first"
+    tokens = sum(span.size for span in signature.spans if span.readout)
+    readout = {0: "", 1: " .readout"}.get(tokens, " .readout.mean")
+    return f"a vector: pool it with .mean .first .last{readout}"
+
+
 def _fail(signature: Signature, role: str, due: str, field: Field | None) -> WiringError:
     return WiringError(
         f"{role!r} is a {signature.kind} where a {due} is due",
         found=signature,
-        expected=_ADVICE.get((due, signature.kind), f"a {due}"),
+        expected=_advice(signature, due),
         field=field or ("inputs", role),
     )
 
