@@ -11,8 +11,9 @@ a mapping, or under the text of the reference, in order.
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator
+from pydantic import Field, SerializeAsAny, field_validator
 
+from fusekit.config.base import Declared
 from fusekit.config.reference import Into, Ref, Reference, Refs
 from fusekit.config.registry import register
 from fusekit.config.union import OneOf
@@ -57,10 +58,8 @@ Rate = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0, le=1e12)]
 
 
-class Component(BaseModel):
+class Component(Declared):
     """Root of every spec. Subclasses give `type: Literal["name"] = "name"` and register."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     slot: ClassVar[str]
     couples: ClassVar[Coupling] = "none"

@@ -88,6 +88,10 @@ class ConfigError(ProblemsError):
     """A config, or an `Experiment` built in Python, does not say something possible."""
 
 
+class SpecError(ConfigError, ValueError):
+    """A spec built in Python has fields that it cannot have; paths begin within it."""
+
+
 class LayoutError(FusekitError):
     """A mesh or sharding rule cannot be applied to this model."""
 

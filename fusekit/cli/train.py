@@ -36,6 +36,10 @@ def command(
     """Train; leaves a folder with all results."""
     if resume is not None and start is not None:
         raise UsageError("--resume goes on with a run, --start begins one: give one of them")
+    if resume is not None:
+        from fusekit.train.resumable import check_resumable
+
+        check_resumable(resume)
     if config is None:
         if resume is None:
             raise UsageError("which CONFIG? Only with --resume it may be left out")

@@ -1,7 +1,8 @@
 """References to names that nothing has, in an experiment that has other faults.
 
 The graph finds these in an experiment that is right otherwise. Here nothing is known but names,
-so that a misspelt field does not hide a misspelt reference. The words are those of the graph.
+so that a misspelt field or type does not hide a misspelt reference. The words are those of the
+graph.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,45 +11,63 @@ from typing import Any
 from pydantic import BaseModel
 
 from fusekit.config import words
+from fusekit.config.declared import declared
 from fusekit.config.reference import Place, Reference, parse_place, parse_reference
 from fusekit.config.registry import components
-from fusekit.config.sections import NODES, OTHER, SECTIONS
+from fusekit.config.sections import NODES, SECTIONS
 from fusekit.config.tree import Path
 from fusekit.errors import Problem, nearest
+
+Names = Mapping[str, list[str]]
+"""The names that are declared, by section."""
 
 
 def check(sections: Mapping[str, Any]) -> Iterator[Problem]:
     """Every reference and place whose name is not declared.
 
-    Where a section is misspelt, what it declares is not known, and nothing is said.
+    Where it is not known what a section declares, nothing is said.
     """
-    if any(section not in (*SECTIONS, *OTHER) for section in sections):
-        return
-    names = {section: _names(sections.get(section)) for section in ("modalities", *NODES)}
-    for section in (*NODES, "losses", "metrics"):
+    names: dict[str, list[str]] = {}
+    for section in ("modalities", *NODES):
+        found = declared(sections, section)
+        if found is None:
+            return
+        names[section] = found
+    for section in ("modalities", *NODES, "losses", "metrics"):
         known = components(SECTIONS[section])
         entries = sections.get(section)
         for name, entry in entries.items() if isinstance(entries, Mapping) else ():
-            kind = entry.get("type") if isinstance(entry, Mapping) else None
-            if isinstance(kind, str) and kind in known:
-                for problem in _entry(known[kind], entry, names):
+            if isinstance(entry, Mapping):
+                for problem in _entry(_meant(known, entry), section, str(name), entry, names):
                     yield problem.under(section, name)
 
 
+def _meant(known: Mapping[str, type[BaseModel]], entry: Mapping[str, Any]) -> list[type[BaseModel]]:
+    """The component that an entry names; of an unknown type, all that it may mean."""
+    kind = entry.get("type")
+    return [known[kind]] if isinstance(kind, str) and kind in known else [*known.values()]
+
+
 def _entry(
-    component: type[BaseModel], entry: Mapping[str, Any], names: Mapping[str, list[str]]
+    meant: list[type[BaseModel]], section: str, own: str, entry: Mapping[str, Any], names: Names
 ) -> Iterator[Problem]:
-    """What is wrong with the names in one entry's references and places."""
-    for field in component.model_fields:
-        for path, text in _texts(entry.get(field), (field,)):
-            hints = words.at(component, path, entry)
-            kinds = [it for it, _ in words.flat([*hints, *words.below(hints, 0)])]
-            if problem := _wrong(text, kinds, names):
+    """What is wrong with the names in one entry's references and places.
+
+    A field holds references if it does in every component that may be meant and has it.
+    """
+    for field, value in entry.items():
+        having = [component for component in meant if field in component.model_fields]
+        for path, text in _texts(value, (field,)) if having else ():
+            kinds = set.intersection(*(_kinds(component, path, entry) for component in having))
+            if problem := _wrong(text, kinds, section, own, names):
                 yield problem.under(*path)
 
 
-def _names(entries: Any) -> list[str]:
-    return [str(name) for name in entries] if isinstance(entries, Mapping) else []
+def _kinds(component: type[BaseModel], path: Path, entry: Mapping[str, Any]) -> set[Any]:
+    """Whether references or places are due at a path within a component."""
+    hints = words.at(component, path, entry)
+    every = words.flat([*hints, *words.below(hints, 0)])
+    return {kind for kind in (Reference, Place) if any(it is kind for it, _ in every)}
 
 
 def _texts(value: Any, path: Path) -> Iterator[tuple[Path, str]]:
@@ -61,9 +80,11 @@ def _texts(value: Any, path: Path) -> Iterator[tuple[Path, str]]:
         yield from (((*path, at), it) for at, it in enumerate(value) if isinstance(it, str))
 
 
-def _wrong(text: str, kinds: list[Any], names: Mapping[str, list[str]]) -> Problem | None:
+def _wrong(text: str, kinds: set[Any], section: str, own: str, names: Names) -> Problem | None:
     """What is wrong with the name in a reference or place, if the text is one."""
     try:
+        if Reference in kinds and section == "modalities":
+            return _view(parse_reference(text), own, names["modalities"])
         if Reference in kinds:
             return _reference(parse_reference(text), names)
         if Place in kinds:
@@ -73,7 +94,7 @@ def _wrong(text: str, kinds: list[Any], names: Mapping[str, list[str]]) -> Probl
     return None
 
 
-def _reference(reference: Reference, names: Mapping[str, list[str]]) -> Problem | None:
+def _reference(reference: Reference, names: Names) -> Problem | None:
     nodes = list(dict.fromkeys(name for section in NODES for name in names[section]))
     name, prefix, known, what = reference.name, "", nodes, "nothing"
     if name == "batch" and reference.ports:
@@ -86,6 +107,19 @@ def _reference(reference: Reference, names: Mapping[str, list[str]]) -> Problem 
     close = tuple(prefix + other for other in nearest(name, known))
     due = words.one_of(prefix + other for other in known) if known and not close else ""
     return Problem((), f"{what} is called {name}", str(reference), due, close, lacking=True)
+
+
+def _view(reference: Reference, own: str, modalities: list[str]) -> Problem | None:
+    """Of a view: it names its modality with or without `batch.`."""
+    inner = reference.name == "batch"
+    name = reference.ports[0] if inner and reference.ports else reference.name
+    if name in modalities or (inner and not reference.ports):
+        return None
+    known = [other for other in modalities if other != own]
+    close = nearest(name, known)
+    due = words.one_of(known) if known and not close else ""
+    found = str(reference).removeprefix("batch.")
+    return Problem((), f"no modality is called {name}", found, due, close, lacking=True)
 
 
 def _place(place: Place, stacks: list[str]) -> Problem | None:

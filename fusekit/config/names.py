@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from fusekit.config.declared import declared
 from fusekit.config.reference import NAME
 from fusekit.config.scalars import show
 from fusekit.config.sections import NODES, RESERVED, RESERVED_NODES, SECTIONS
@@ -14,8 +15,11 @@ from fusekit.errors import Problem, nearest
 _NAME = re.compile(rf"^{NAME}\Z")
 
 
-def check(sections: Mapping[str, Any]) -> Iterator[Problem]:
-    """Everything wrong with the names in an experiment's sections."""
+def check(sections: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[Problem]:
+    """Everything wrong with the names in an experiment's sections.
+
+    `given` are the sections as they were given, with the entries that have a fault.
+    """
     taken: dict[str, str] = {}
     for section in SECTIONS:
         entries = sections.get(section)
@@ -37,27 +41,27 @@ def check(sections: Mapping[str, Any]) -> Iterator[Problem]:
                     message = f"`{name}` is taken: `{taken[name]}` has a node of this name"
                     yield KeyProblem((section, name), message, expected="another name")
                 taken.setdefault(name, section)
-    yield from _selected(sections)
-    yield from _provided(sections)
+    yield from _selected(given)
+    yield from _provided(given)
 
 
 def _selected(sections: Mapping[str, Any]) -> Iterator[Problem]:
     """`train.select` names a metric."""
-    train, metrics = sections.get("train"), sections.get("metrics") or {}
+    train, metrics = sections.get("train"), declared(sections, "metrics")
     chosen = train.get("select") if isinstance(train, Mapping) else getattr(train, "select", None)
-    if isinstance(chosen, str) and isinstance(metrics, Mapping) and chosen not in metrics:
+    if isinstance(chosen, str) and metrics is not None and chosen not in metrics:
         due = one_of(metrics) if metrics else "a metric, but there are none"
         message = "there is no metric of this name"
-        close = nearest(chosen, map(str, metrics))
+        close = nearest(chosen, metrics)
         yield Problem(("train", "select"), message, show(chosen), due, close, lacking=True)
 
 
 def _provided(sections: Mapping[str, Any]) -> Iterator[Problem]:
     """What a source says of modalities is about modalities that are declared."""
-    modalities, sources = sections.get("modalities") or {}, sections.get("data") or {}
-    if not isinstance(modalities, Mapping) or not isinstance(sources, Mapping):
+    modalities, sources = declared(sections, "modalities"), sections.get("data")
+    if modalities is None or not isinstance(sources, Mapping):
         return
-    due = one_of(map(str, modalities)) if modalities else "a modality, but there are none"
+    due = one_of(modalities) if modalities else "a modality, but there are none"
     for name, source in sources.items():
         for field in ("provides", "missing", "standardise"):
             own = source.get(field) if isinstance(source, Mapping) else None
@@ -66,7 +70,7 @@ def _provided(sections: Mapping[str, Any]) -> Iterator[Problem]:
             entries = value if isinstance(value, Mapping) or listed else ()
             for index, modality in enumerate(entries):
                 if isinstance(modality, str) and modality not in modalities:
-                    close = nearest(modality, map(str, modalities))
+                    close = nearest(modality, modalities)
                     step = index if listed else modality
                     message = "there is no modality of this name"
                     path, found = ("data", name, field, step), show(modality)

@@ -25,7 +25,7 @@ def tidied(sections: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
             continue
         elif section not in SECTIONS:
             clean[section] = value
-        elif problem := _unnamed(section, value):
+        elif problem := unnamed(section, value):
             problems.append(problem)
         else:
             clean[section] = {}
@@ -64,7 +64,7 @@ def stranger(section: str) -> Problem:
     )
 
 
-def _unnamed(section: str, value: Any) -> Problem | None:
+def unnamed(section: str, value: Any) -> Problem | None:
     """Complains of a section that does not map names to entries."""
     slot = SECTIONS[section]
     due = f"names, each with {article(slot)}: {{my_{slot}: {{type: …}}}}"

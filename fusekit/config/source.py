@@ -1,9 +1,10 @@
 """YAML 1.2 text -> a tree with the position of every key and value.
 
 A config is data: mappings, lists and scalars. What YAML has beyond that (tags, anchors, aliases,
-merge keys, several documents) is refused, as are duplicate keys, keys that are not text, nesting
-deeper than 32, more than 30 000 keys and values, and text longer than 1 MiB. Everything that is
-wrong is reported at once.
+merge keys, several documents) is refused, as are duplicate keys, keys that are neither text nor
+plain integers, nesting deeper than 32, more than 30 000 keys and values, and text longer than
+1 MiB. Everything that is wrong is reported at once. An integer as a key stands in the tree as
+text: whether it is a number says what it is the key of.
 """
 
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ BYTES = 1 << 20
 VALUES = 30_000
 PROBLEMS = 50
 """Reading stops after so many problems."""
+KEY = "a key is text or a plain integer"
 
 
 @dataclass
@@ -162,7 +164,7 @@ class _Reader:
             )
             raise _StopError
         if self.frames and self.frames[-1].key_next:
-            self.complain(event.start_mark, "a key is text", found="a list or mapping")
+            self.complain(event.start_mark, KEY, found="a list or mapping")
         mapping = type(event).__name__ == "MappingStartEvent"
         self.frames.append(_Frame(self.position(event.start_mark), mapping))
 
@@ -181,10 +183,17 @@ class _Reader:
 
     def name(self, event: Any) -> Node:
         """A key; one that is refused becomes a null."""
-        frame, node = self.frames[-1], self.scalar(event)
+        frame, told = self.frames[-1], len(self.problems)
+        node = self.scalar(event)
         name, position = node.value, node.position
-        if not isinstance(name, str):
-            self.complain(event.start_mark, "a key is text", found=show(name), expected="a name")
+        if type(name) is int and str(name) == event.value:
+            name = node.value = event.value
+        if len(self.problems) > told:
+            pass
+        elif not isinstance(name, str):
+            due = str(name) if type(name) is int else show(event.value)
+            found = event.value if type(name) is int else show(name)
+            self.complain(event.start_mark, KEY, found=found, expected=due)
         elif name == "<<" and not event.style:
             self.complain(
                 event.start_mark,

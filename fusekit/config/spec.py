@@ -9,7 +9,7 @@ for files.
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field
 
 from fusekit.component import (
     EncoderSpec,
@@ -31,7 +31,7 @@ from fusekit.config.shape import tidied
 from fusekit.config.train import Section, Train
 from fusekit.config.tree import Path
 from fusekit.config.union import OneOf
-from fusekit.config.validate import scalars, tidy, translate
+from fusekit.config.validate import tidy
 from fusekit.errors import ConfigError, Problem
 
 S = TypeVar("S")
@@ -79,11 +79,11 @@ class Experiment(Section):
         if problems := list(extent.check(sections)):
             raise ConfigError(problems)
         clean, problems = tidied(sections)
-        problems += [*check(clean), *scalars(type(self), clean)]
+        problems += check(clean, sections)
         try:
             super().__init__(**clean)
-        except ValidationError as error:
-            problems += translate(error, type(self), clean)
+        except ConfigError as error:
+            problems += error.problems
         if problems:
             raise ConfigError(tidy([*problems, *dangling.check(sections)]))
 

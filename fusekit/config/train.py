@@ -2,9 +2,10 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from fusekit.component import Count, OptimizerSpec, Positive, ScheduleSpec
+from fusekit.config.base import Declared
 from fusekit.config.frozen import FrozenDict
 from fusekit.config.reference import NAME
 from fusekit.config.union import OneOf, read
@@ -24,10 +25,8 @@ also means everything below it."""
 EPOCHS = 10
 
 
-class Section(BaseModel):
+class Section(Declared):
     """Root of the sections that are no components."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Group(Section):

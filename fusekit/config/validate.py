@@ -53,16 +53,20 @@ def check(model: type[M], value: Mapping[str, Any]) -> tuple[M | None, list[Prob
 def translate(error: ValidationError, model: type[BaseModel], data: Any) -> list[Problem]:
     """The problems behind an error of pydantic.
 
-    Branches of a union complain each in its own way: what lies deepest counts.
+    Branches of a union complain each in its own way: what lies deepest counts, and of one value
+    what a check of its contents says, since the others only say that it is of another kind.
     """
     found: list[tuple[Path, Mapping[str, Any]]] = []
     for detail in error.errors(include_url=False):
         found.append((_place(data, detail["loc"], detail["type"]), detail))
+    said = {path for path, detail in found if detail["type"] == "value_error"}
     enclosing = {path[:count] for path, _ in found for count in range(len(path))}
     problems: list[Problem] = []
     for path, detail in found:
         if detail["type"] == CARRIER:
             problems += [problem.under(*path) for problem in detail["ctx"]["it"]]
+        elif path in said and detail["type"] not in ("value_error", *_NAMED):
+            continue
         elif detail["type"] in _NAMED or path not in enclosing:
             problems.append(_problem(path, detail, model, data))
     return problems
@@ -172,6 +176,8 @@ def _key(path: Path, hints: list[words.Hint]) -> Problem:
         return KeyProblem(
             path, "there is no such key", show(name), words.one_of(choices), nearest(name, choices)
         )
+    if any(kind is int for kind, _ in words.flat(hints)):
+        return KeyProblem(path, DUE, show(path[-1]), words.expected(hints))
     return KeyProblem(path, "is not a name", show(name), NAME_WORDS)
 
 
@@ -205,7 +211,8 @@ def _unlike(hints: list[words.Hint], value: Any, path: Path) -> Iterator[Problem
     members = words.narrowed(hints, value)
     if isinstance(value, Mapping):
         for key, item in value.items():
-            yield from _unlike(words.below(members, str(key)), item, (*path, str(key)))
+            step = key if type(key) is int else str(key)
+            yield from _unlike(words.below(members, str(key)), item, (*path, step))
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
             yield from _unlike(words.below(members, index), item, (*path, index))

@@ -131,7 +131,7 @@ def at(model: type[BaseModel], path: Steps, data: Any) -> list[Hint]:
     """What is due at a path within a model, for the data that is given."""
     hints: list[Hint] = [(model, ())]
     for step in path:
-        hints = below(narrowed(hints, data), step)
+        hints = below(narrowed(hints, data), str(step) if isinstance(data, Mapping) else step)
         data = inside(data, step)
     return narrowed(hints, data)
 

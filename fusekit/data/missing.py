@@ -5,28 +5,27 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
+from fusekit.config.base import Declared
 from fusekit.data.randomness import uniform
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 def _text_keys(value: Any) -> Any:
-    """YAML reads `3: 0.9` with an integer key; classes are compared as text."""
+    """In Python a class may be an integer; classes are compared as text."""
     return {str(k): v for k, v in value.items()} if isinstance(value, Mapping) else value
 
 
-class Missing(BaseModel):
+class Missing(Declared):
     """How often a modality is taken away.
 
     A number removes at random. A mapping removes not at random: its keys are values of `given`
-    (`{rate: {"3": 0.9}, given: label, default: 0.1}`). A row always loses the same modalities,
+    (`{rate: {3: 0.9}, given: label, default: 0.1}`). A row always loses the same modalities,
     whatever the order, batch or epoch, unless `each_epoch` asks for a new draw. What evaluation
     misses does not depend on the run's seed.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     rate: Annotated[Share | dict[str, Share], BeforeValidator(_text_keys)] = Field(
         description="probability; or a mapping from values of `given` to probabilities"

@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from fusekit.config.base import Declared
 from fusekit.data.partition import partition
 from fusekit.data.randomness import generator
 from fusekit.errors import DataError
@@ -45,13 +46,11 @@ class NoSplitError(DataError):
         super().__init__(f"no rows to {split}: the splits are {', '.join(splits)}{hint}")
 
 
-class Protocol(BaseModel):
+class Protocol(Declared):
     """What all protocols share: a seed of their own, and validation rows carved out of train.
 
     The seed is not the run's, so that runs with many seeds are scored on the same rows.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     type: Any
     seed: int = Field(default=0, ge=0, description="decides which rows go where")

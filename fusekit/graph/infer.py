@@ -8,6 +8,7 @@ from fusekit.config.reference import Reference
 from fusekit.errors import Problem, WiringError, nearest
 from fusekit.graph.node import BATCH, READ, Event, Key, Node, Objective, Read, Wire
 from fusekit.graph.select import select_signature
+from fusekit.graph.shared import unequal
 from fusekit.stream import Signature
 
 Given = Signature | dict[str, Signature]
@@ -27,6 +28,7 @@ class Inference:
         self.inputs: dict[tuple[str, str, int], dict[str, Signature]] = {}
         """What came in, by (event kind, node, index); losses under ("loss", name, 0)."""
         self.problems: list[Problem] = []
+        self._told: set[tuple[Path, str]] = set()
 
     def run(self, events: tuple[Event, ...]) -> None:
         """Infers what can be: what depends on a fault that is reported stays unknown."""
@@ -42,6 +44,7 @@ class Inference:
             except WiringError as error:
                 self._report(error.problem, node, node.path)
                 self._unedited(event)
+        self.problems += unequal(self.nodes, self.inputs, self.signatures)
 
     def _unedited(self, event: Event) -> None:
         """After a fault of an operator, goes on as if it left the streams as they are."""
@@ -70,7 +73,8 @@ class Inference:
             self.inputs["loss", objective.name, 0] = inputs
 
     def _report(self, problem: Problem, owner: Owner, path: Path) -> None:
-        """Notes a fault at the field of the config that is to blame, each once."""
+        """Notes a fault at the field of the config that is to blame: of several points or places
+        the first that has it."""
         field = problem.path
         if isinstance(owner, Node) and isinstance(owner.spec, OperatorSpec):
             for number, place in reversed([*enumerate(owner.spec.into or ())]):
@@ -85,7 +89,8 @@ class Inference:
             wire = wires_by_role(owner).get(str(field[1]))
             field = wire.field if wire else field
         problem = replace(problem, path=(*path, *field))
-        if problem not in self.problems:
+        if (problem.path, problem.message) not in self._told:
+            self._told.add((problem.path, problem.message))
             self.problems.append(problem)
 
     def _inputs(self, event: Event, node: Node) -> dict[str, Signature] | None:

@@ -45,6 +45,12 @@ def _labels(signature: Signature) -> list[str]:
     return [s.label for s in signature.spans if s.label and not s.readout]
 
 
+def _reductions(signature: Signature) -> list[str]:
+    """The reductions that a sequence has: `readout` if it has learned readout tokens."""
+    readout = any(span.readout for span in signature.spans)
+    return [port for port in REDUCTIONS if readout or port != "readout"]
+
+
 def _reduced(given: Signature, port: str, reference: str) -> Signature:
     if given.kind == "grid" and port == "mean":
         return vector(given.width, optional=given.optional)
@@ -68,7 +74,7 @@ def _reduced(given: Signature, port: str, reference: str) -> Signature:
     try:
         start, stop = span_bounds(given.spans, port)
     except KeyError:
-        known = [*REDUCTIONS, *_labels(given)]
+        known = [*_reductions(given), *_labels(given)]
         raise WiringError(
             f"{reference} has no port {port}",
             expected="one of " + ", ".join(known),

@@ -6,8 +6,6 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-from pydantic import ValidationError
-
 from fusekit.config.spec import Experiment
 from fusekit.errors import ConfigError, FusekitError
 from fusekit.study.cost import Budget, Cost
@@ -109,7 +107,7 @@ def match(
             other = turned(experiment, values)
             cost = Cost(other)
             return Matched(other, cost, values, cost.of(budget) / due)
-        except (ConfigError, ValidationError):
+        except ConfigError:
             return None
 
     best = nearest(found, declared, at, tolerance) if found else declared

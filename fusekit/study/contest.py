@@ -27,6 +27,7 @@ from fusekit.study.spec import with_train
 from fusekit.study.statistics import CONFIDENCE, RESAMPLES, t_interval
 from fusekit.study.targets import Targets, open_split, targets_of
 from fusekit.study.trial import Trained, Trial
+from fusekit.train.anchor import anchored
 from fusekit.train.evaluate import Gathered
 
 Tested = dict[str, list[Gathered | None]]
@@ -87,7 +88,7 @@ def compare(
         raise FusekitError("a comparison needs at least one seed, also to tune")
     check_rates(rates)
     chosen = metric_of(experiments, baseline, metric)
-    experiments = {n: with_train(e, select=chosen) for n, e in experiments.items()}
+    experiments = {n: with_train(anchored(e), select=chosen) for n, e in experiments.items()}
     base = experiments[baseline]
     roles: dict[str, Role] = {}
     if singles:

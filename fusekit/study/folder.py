@@ -32,8 +32,8 @@ README = """`seed_<k>/best` is the model of seed k at its best on the validation
 All seeds saw the batches of seed {first}: seed k decided the first weights and dropout, but the
 order of rows, and what is drawn in them, came from seed {first}. `fusekit evaluate` opens these
 folders; where something is drawn in test rows, such as missing modalities, add
-`--set train.seed={first}` to have the rows of the comparison. They hold no state to go on from:
-`fusekit train --resume` would start anew, on the batches of seed k.
+`--set train.seed={first}` to have the rows of the comparison. They hold no state to go on from, and
+`fusekit train --resume` refuses them; `--start seed_<k>/best` takes a model's parameters.
 """
 
 

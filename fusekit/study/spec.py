@@ -12,7 +12,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def changed(spec: M, **fields: Any) -> M:
-    """The same spec with other fields, checked. Raises pydantic's `ValidationError`."""
+    """The same spec with other fields, checked. Raises `SpecError`."""
     return type(spec)(
         **{**{name: getattr(spec, name) for name in type(spec).model_fields}, **fields}
     )

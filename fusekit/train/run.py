@@ -30,6 +30,7 @@ from fusekit.train.checkpoint import Checkpoints
 from fusekit.train.environment import environment
 from fusekit.train.files import append, tame, write, write_json
 from fusekit.train.report import read_metrics, report
+from fusekit.train.resumable import check_resumable
 
 STAMP = "%Y-%m-%dT%H-%M-%SZ"
 Values = Mapping[str, float] | Sequence[Mapping[str, float]]
@@ -79,14 +80,12 @@ class Run:
         Nothing is written: `take` writes the experiment, once its state has been restored.
 
         Raises:
-          FusekitError: it is no run folder.
+          FusekitError: it holds no run to go on with.
         """
         folder = Path(folder)
-        config = folder / "config.yaml"
-        if not config.is_file():
-            raise FusekitError(f"{folder} is no run folder: it has no config.yaml")
+        check_resumable(folder)
         run, text = cls(folder), dump_resolved(anchored(experiment))
-        before = config.read_text(encoding="utf-8")
+        before = (folder / "config.yaml").read_text(encoding="utf-8")
         if before != text:
             warnings.warn(
                 f"the experiment differs from that of {folder}: {_difference(before, text)}",

@@ -164,6 +164,17 @@ def test_train_refuses_a_choice_of_beginnings(fusekit: Any, tmp_path: Path) -> N
     assert both.status == 2
 
 
+def test_train_refuses_to_go_on_with_what_is_no_run(fusekit: Any, tmp_path: Path) -> None:
+    ran = fusekit("train", "--resume", tmp_path, "-q")
+    assert (ran.status, ran.err) == (2, f"{tmp_path} is no run folder: it has no config.yaml\n")
+    (tmp_path / "config.yaml").write_text((HERE / "tiny.yaml").read_text(encoding="utf-8"))
+    (tmp_path / "best").mkdir()
+    ran = fusekit("train", "--resume", tmp_path, "-q")
+    assert ran.status == 2
+    assert "holds no state to go on from" in ran.err
+    assert f"--start {tmp_path}/best" in ran.err
+
+
 def test_a_stopped_run_says_how_to_go_on(fusekit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     result = SimpleNamespace(stopped="SIGTERM", steps=3, folder="runs/a/b", metrics={})
     monkeypatch.setattr("fusekit.train.experiment.train", lambda *a, **k: result)

@@ -1,12 +1,13 @@
-"""The fake components, in place of whatever is registered."""
+"""The fake components, in place of whatever is registered; files read once."""
 
+from functools import lru_cache
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from fusekit.config import registry
+from fusekit.config import compose, registry
 
 
 def _fakes() -> ModuleType:
@@ -31,3 +32,9 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setattr(registry, "_registered", known)
     monkeypatch.setattr(registry, "load_plugins", dict)
     return FAKES
+
+
+@pytest.fixture
+def read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text that many configs share, such as one that they extend, is parsed once a test."""
+    monkeypatch.setattr(compose, "parse", lru_cache(maxsize=64)(compose.parse))

@@ -58,3 +58,24 @@ def test_a_file_without_a_model_and_one_without_losses(tmp_path: Path):
     )
     with pytest.warns(UserWarning, match="^there are no losses, so nothing can be trained$"):
         fusekit.load(file)
+
+
+def test_a_misspelt_type_hides_no_misspelt_reference(tmp_path: Path):
+    """And what only the misspelt entry uses is not told as unused."""
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "version: 1\n"
+        "extends: fusekit:base/av_digits.yaml\n"
+        "encoders: {spare: {type: mlp, input: batch.image, width: 8}}\n"
+        "fusion: {joint: {type: concatt, inputs: [image.readout, audoi.readout, spare]}}\n"
+    )
+    with pytest.raises(ConfigError) as caught:
+        fusekit.load(file)
+    assert [(problem.message, problem.nearest[:1]) for problem in caught.value.problems] == [
+        ("there is no fusion of this type", ("concat",)),
+        ("nothing is called audoi", ("audio",)),
+    ]
+    assert [str(p.position).removeprefix(f"{file}:") for p in caught.value.problems] == [
+        "4:24",
+        "4:57",
+    ]

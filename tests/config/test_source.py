@@ -101,7 +101,11 @@ def test_positions(path: tuple[str | int, ...], key: bool, line: int, column: in
         ("a: *x", "aliases are not", 1, 4),
         ("<<: {a: 1}", "merge keys are not", 1, 1),
         ("a: 1\nb: 2\na: 3", "`a` is given twice, first in line 1", 3, 1),
-        ("1: a", "a key is text", 1, 1),
+        ("1.5: a", "a key is text or a plain integer", 1, 1),
+        ("+1: a", "a key is text or a plain integer", 1, 1),
+        ("0x1F: a", "a key is text or a plain integer", 1, 1),
+        (f"{'9' * 200}: a", "a number of 200 characters", 1, 1),
+        ('1: a\n"1": b', "`1` is given twice, first in line 1", 2, 1),
         ("true: a", "a key is text", 1, 1),
         ("~: a", "a key is text", 1, 1),
         ("? [a, b]\n: c", "a key is text", 1, 3),
@@ -127,8 +131,31 @@ def test_what_is_refused_and_where(text: str, message: str, line: int, column: i
 
 
 def test_everything_refused_is_reported_at_once():
-    found = messages("a: !x 1\nb: &y 2\n<<: 3\nc: 4\nc: 5\n6: 7\n")
+    found = messages("a: !x 1\nb: &y 2\n<<: 3\nc: 4\nc: 5\n6.5: 7\n")
     assert [message.split()[0] for message in found] == ["tags", "anchors", "merge", "`c`", "a"]
+
+
+def test_a_plain_integer_is_a_key():
+    reading = parse("{3: a, -1: b, 0: {12: c}, '4': d}", "f")
+    assert reading.problems == []
+    assert reading.root is not None
+    assert plain(reading.root) == {"3": "a", "-1": "b", "0": {"12": "c"}, "4": "d"}
+    assert locate(reading.root, ("0", "12"), key=True) == Position("f", 1, 19)
+
+
+@pytest.mark.parametrize(
+    ("key", "found", "expected"),
+    [
+        ("true", "true", '"true"'),
+        ("~", "null", '"~"'),
+        ("1.50", "1.5", '"1.50"'),
+        ("007", "007", "7"),
+        ("0o17", "0o17", "15"),
+    ],
+)
+def test_what_is_due_in_place_of_another_key(key: str, found: str, expected: str):
+    (problem,) = parse(f"{key}: a", "f").problems
+    assert (problem.found, problem.expected) == (found, expected)
 
 
 def test_a_refused_key_leaves_the_rest_readable():

@@ -1,10 +1,9 @@
 import numpy as np
 import pytest
-from pydantic import ValidationError
 
 from fusekit.data.missing import Missing
 from fusekit.data.pipeline import Pipeline
-from fusekit.errors import DataError
+from fusekit.errors import DataError, SpecError
 
 COUNT = 4000
 
@@ -100,9 +99,9 @@ def test_unknown_given(fakes):
 
 
 def test_rates_and_given_go_together():
-    with pytest.raises(ValidationError, match="go together"):
+    with pytest.raises(SpecError, match="go together"):
         Missing(rate={"1": 0.2})
-    with pytest.raises(ValidationError, match="go together"):
+    with pytest.raises(SpecError, match="go together"):
         Missing(rate=0.2, given="label")
 
 

@@ -7,8 +7,10 @@ import pytest
 
 import fusekit
 from fusekit.cli.answers import answers
+from fusekit.errors import ConfigError
 from fusekit.graph.link import answering, link_of
 from fusekit.program import Program
+from fusekit.stream import Stream
 from fusekit.study.constant import constant_predictor
 from tests.study import tiny
 
@@ -70,3 +72,37 @@ def test_late_fusion_has_a_constant_to_beat(graph):
     tested = SimpleNamespace(columns={"score": columns})
     found, _ = constant_predictor(graph.experiment, graph, "score", tested)
     assert found in (0.25, 0.5)  # the share of the class that most training rows have
+
+
+CLASSES = ["cat", "dog", "owl"]
+NAMED = {name: {**head, "classes": CLASSES} for name, head in HEADS.items()}
+
+
+def named(heads):
+    modalities = {
+        "left": {"type": "features", "width": 3},
+        "right": {"type": "features", "width": 2},
+        "label": {"type": "label", "classes": CLASSES},
+    }
+    return fusekit.resolve(late(heads=heads, modalities=modalities))
+
+
+@pytest.mark.parametrize("heads", [NAMED, {**NAMED, "l": HEADS["l"]}])
+def test_the_fused_answer_names_its_classes(heads):
+    graph = named(heads)
+    values = np.array([[0.0, 2.0, 1.0], [0.0, 1.0, 2.0]])
+    found = {name: Stream(values) for name in ("l", "r", "y")}
+    rows = SimpleNamespace(valid=np.ones(2, bool), index=np.arange(2), ids=None)
+    lines = list(answers(graph, found, rows))
+    assert [line["y.predicted"] for line in lines] == ["dog", "owl"]
+
+
+def test_heads_that_name_classes_in_another_order_are_not_averaged():
+    heads = {**NAMED, "r": {**HEADS["r"], "classes": CLASSES[::-1]}}
+    with pytest.raises(ConfigError) as caught:
+        named(heads)
+    assert str(caught.value.problems[0]) == (
+        "fusion.y.inputs.1: the inputs name their classes differently\n"
+        "    found: r: owl, dog, cat\n"
+        "    expected: as l has them: cat, dog, owl"
+    )

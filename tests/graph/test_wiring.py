@@ -1,10 +1,15 @@
 """What wires may be: tuples and places, names of roles, use, and long chains."""
 
+from typing import Literal
+
 import pytest
 
+from fusekit.config import registry
 from fusekit.errors import ConfigError
 from fusekit.graph import resolve
+from fusekit.stream import sequence
 from tests.support import toys
+from tests.support.toys import ToyStack
 
 
 def problems(experiment):
@@ -123,3 +128,32 @@ def test_heads_over_heads_know_their_points_whatever_the_order():
     losses = {"l": {"type": "toy_square", "prediction": "last", "target": "batch.y"}}
     graph = resolve(toys.one_stack(heads=heads, losses=losses))
     assert [graph.nodes[name].points for name in heads] == [3, 3, 3]
+
+
+class Pyramid(ToyStack):
+    """Layers that halve in length and, but for the last, double in width."""
+
+    type: Literal["pyramid"] = "pyramid"
+
+    def infer_layer(self, index, stream):
+        return sequence(max(stream.length // 2, 1), stream.width * (2 if index < 3 else 1))
+
+
+@pytest.mark.parametrize(
+    ("points", "found"),
+    [
+        ("@0..2", "a@0.mean 8, a@1.mean 16, a@2.mean 32"),
+        ("@0+3", "a@0.mean 8, a@3.mean 32"),
+        ("@2..3", None),
+    ],
+)
+def test_points_of_a_head_have_one_width(points, found, monkeypatch):
+    monkeypatch.setitem(registry._registered["encoder"], "pyramid", Pyramid)
+    heads = {"h": {"type": "toy_head", "input": f"a{points}.mean"}}
+    losses = {"l": {"type": "toy_square", "prediction": "h", "target": "batch.y"}}
+    model = toys.one_stack(encoders={"a": {"type": "pyramid"}}, heads=heads, losses=losses)
+    if found is None:
+        assert resolve(model).nodes["h"].points == 2
+        return
+    message = "a head answers each point with the same weights, and these differ in width"
+    assert problems(model) == [("heads.h.input", message, found)]

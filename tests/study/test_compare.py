@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import fusekit
+from fusekit.cli.main import run
 from fusekit.errors import FusekitError
 from fusekit.study import Comparison, compare, contest
 from fusekit.study.differences import differences
@@ -197,6 +198,42 @@ def test_knobs_of_nobody_are_refused_before_training():
         compare(base, knobs={"gatd": ["encoders.*.width"]}, progress=False)
     with pytest.raises(FusekitError, match="is no knob"):
         compare(base, knobs=["train.batch"], progress=False)
+
+
+def test_models_of_relative_data_can_be_opened_from_anywhere(tmp_path, monkeypatch, capsys):
+    """Nor is a model of a comparison a run to go on with."""
+    rng = np.random.default_rng(0)
+    columns = {"left": (24, 3), "right": (24, 2)}
+    arrays = {name: rng.normal(size=shape).astype("float32") for name, shape in columns.items()}
+    (tmp_path / "data").mkdir()
+    np.savez(tmp_path / "data" / "d.npz", label=np.arange(24) % 3, **arrays)
+    split = {"type": "holdout", "fractions": {"train": 0.5, "validation": 0.25, "test": 0.25}}
+    data = {"made": {"type": "arrays", "path": "data/d.npz", "split": split}}
+    monkeypatch.chdir(tmp_path)
+    found = compare(
+        {"concat": tiny.experiment(data=data)},
+        seeds=1,
+        singles=False,
+        control_seeds=0,
+        rates=[0.01],
+        root="runs",
+        progress=False,
+    )
+    model = found.folder.resolve() / found["concat"].folder / "seed_3"
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert fusekit.load(model / "config.yaml").data["made"].path == tmp_path / "data" / "d.npz"
+    assert run(["evaluate", str(model), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["values"]["accuracy"] == pytest.approx(found["concat"].scores[0])
+    before = sorted(path.name for path in model.iterdir())
+    assert run(["train", "--resume", str(model), "-q"]) == 2
+    assert run(["train", str(model / "config.yaml"), "--resume", str(model), "-q"]) == 2
+    assert "holds no state to go on from" in capsys.readouterr().err
+    assert sorted(path.name for path in model.iterdir()) == before
+    started = ["train", str(model / "config.yaml"), "--start", str(model / "best"), "-q"]
+    assert run([*started, "--set", "train.steps=1"]) == 0
 
 
 def test_a_stop_leaves_what_is_done(tmp_path, monkeypatch, capsys):

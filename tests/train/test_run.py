@@ -85,6 +85,13 @@ def test_going_on_with_another_config_is_said(result):
         Run.reopen(result.folder / "best", tiny.experiment())
 
 
+def test_what_compare_leaves_of_a_model_is_no_run(tmp_path):
+    (tmp_path / "config.yaml").touch()
+    (tmp_path / "best").mkdir()
+    with pytest.raises(FusekitError, match="holds no state to go on from"):
+        Run.reopen(tmp_path, tiny.experiment())
+
+
 def test_a_failure_is_in_the_summary(tmp_path):
     source = {"type": "synthetic", "sizes": {"train": 20}}
     declared = tiny.experiment({"select": "gap"}, data={"made": source})

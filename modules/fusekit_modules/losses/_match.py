@@ -23,7 +23,7 @@ def check_classes(prediction: Signature, target: Signature) -> None:
     if prediction.kind == "vector" and target.kind != "scalar":
         raise differ(prediction, target, "one is of samples, one of tokens", "a label")
     if prediction.kind == "sequence" and target.kind == "scalar":
-        hint = "a label for each token; or pool the prediction's input with .mean .first .readout"
+        hint = "a label for each token; or pool the prediction's input with .mean, .first or .last"
         raise differ(prediction, target, "one is of tokens, one of samples", hint)
     if target.kind == "sequence" and target.length != prediction.length:
         raise differ(prediction, target, "lengths", f"{prediction.length} positions")

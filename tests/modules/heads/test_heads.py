@@ -129,8 +129,7 @@ def test_absent_rows_are_zero_and_stay_absent(spec):
 def test_a_sequence_is_refused_with_advice(spec):
     with pytest.raises(WiringError) as error:
         spec.infer({"input": sequence(3, 5)})
-    for port in (".mean", ".first", ".last", ".readout"):
-        assert port in error.value.problem.expected
+    assert error.value.problem.expected.endswith(".mean .first .last")
     assert error.value.problem.path == ("input",)
 
 

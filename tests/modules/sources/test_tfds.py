@@ -2,9 +2,8 @@ import sys
 
 import numpy as np
 import pytest
-from pydantic import ValidationError
 
-from fusekit.errors import DataError
+from fusekit.errors import DataError, SpecError
 from fusekit_modules.sources.tfds import TfdsSpec
 
 
@@ -56,7 +55,7 @@ def test_rows(prepared):
 
 @pytest.mark.filterwarnings("ignore")
 def test_errors(tmp_path):
-    with pytest.raises(ValidationError, match="give either name or path"):
+    with pytest.raises(SpecError, match="give either name or path"):
         TfdsSpec()
     with pytest.raises(DataError, match="cannot be read"):
         TfdsSpec(path=tmp_path).rows({})

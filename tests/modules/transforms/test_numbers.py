@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
-from pydantic import ValidationError
 
-from fusekit.errors import DataError
+from fusekit.errors import DataError, SpecError
 from fusekit_modules.transforms.drop_tokens import DropTokensSpec
 from fusekit_modules.transforms.noise import NoiseSpec
 from fusekit_modules.transforms.normalise import NormaliseSpec
@@ -86,5 +85,5 @@ def test_tokenise():
     assert words.max() < 500
     with pytest.raises(DataError, match="tokenise changes text; m is int"):
         apply(TokeniseSpec(modality="m"), 3)
-    with pytest.raises(ValidationError, match="bytes need a vocab of 257"):
+    with pytest.raises(SpecError, match="bytes need a vocab of 257"):
         TokeniseSpec(modality="m", vocab=100)
