@@ -124,7 +124,7 @@ def test_no_row_gives_zero_and_zero_gradient():
     ("fields", "inputs", "words"),
     [
         ({}, {**HEAD, "prediction": vector(4)}, "classes: 3"),
-        ({}, {**TAGS, "target": LABEL}, ".mean .first"),
+        ({}, {**TAGS, "target": LABEL}, ".mean, .first"),
         ({}, {**HEAD, "target": Signature(())}, "holds no classes"),
         ({}, {**TAGS, "prediction": sequence(5, 3)}, "5 positions"),
         ({"target": 3}, {"prediction": vector(3)}, "no such class"),
