@@ -73,6 +73,8 @@ class Edit:
       replace: a sublayer's computation for tokens of chosen labels; exclusive.
       skip: sublayers that tokens of chosen labels do not take; `None` stands for all tokens.
       residual: branches added beside a sublayer.
+      then: branches added to the running stream after a sublayer, one after another in the order
+        of the operators; each sees the stream with those before it, not normalised.
       weights: low-rank deltas of projections by name: `attention.query`, `attention.key`,
         `attention.value`, `attention.out`, `mlp.up`, `mlp.down`; deltas add.
     """
@@ -85,6 +87,7 @@ class Edit:
     replace: Mapping[str, Branch] = field(default_factory=dict)
     skip: Mapping[str, tuple[str, ...] | None] = field(default_factory=dict)
     residual: Mapping[str, Branch] = field(default_factory=dict)
+    then: Mapping[str, Branch] = field(default_factory=dict)
     weights: Mapping[str, LowRank] = field(default_factory=dict)
 
     def hooks(self) -> frozenset[str]:
@@ -92,7 +95,17 @@ class Edit:
         return frozenset(name for name in HOOKS if getattr(self, name) not in (None, {}))
 
 
-HOOKS = ("tokens", "keys_values", "mask", "norm", "replace", "skip", "residual", "weights")
+HOOKS = (
+    "tokens",
+    "keys_values",
+    "mask",
+    "norm",
+    "replace",
+    "skip",
+    "residual",
+    "then",
+    "weights",
+)
 
 
 class Edits(NamedTuple):

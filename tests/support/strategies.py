@@ -146,6 +146,16 @@ def _bottleneck() -> fusekit.Experiment:
     return declared(modalities, encoders, {"meet": meet}, classifiers(y="a.readout", z="b.readout"))
 
 
+def _crossed() -> fusekit.Experiment:
+    """A stack over another's tokens, told of that one's end, and a third that reads it."""
+    encoders = {"a": DROPPING, "b": DROPPING, "top": {**DROPPING, "input": "a@0"}}
+    fusion = {
+        "lift": {"type": "bridge", "inputs": ["a"], "into": "top@.."},
+        "meet": {"type": "cross_attention", "heads": 2, "hidden": 4, "into": ["top@..", "b@.."]},
+    }
+    return declared(SEQUENCES, encoders, fusion, classifiers(y="top.mean", z="b.mean"))
+
+
 def _trunk(operator: dict, losses: dict | None = None) -> fusekit.Experiment:
     """An operator in a trunk over the tokens of both modalities."""
     joined = {"type": "concat", "axis": "sequence", "inputs": ["batch.a", "batch.b"]}
@@ -172,6 +182,7 @@ EXPERIMENTS = {
     "encoders": _encoders,
     "pairwise_attention": _pairwise,
     "bottleneck": _bottleneck,
+    "crossed": _crossed,
     "experts": _experts,
     "modality_experts": _modality_experts,
 }

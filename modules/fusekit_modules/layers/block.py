@@ -13,7 +13,7 @@ from fusekit.layered import Edits, KeyValue, LayerOutput
 from fusekit.stream import Stream, concatenate
 from fusekit_modules.layers.activation import ActivationName
 from fusekit_modules.layers.attention import Attention
-from fusekit_modules.layers.choose import Chosen, route, take, take_stream
+from fusekit_modules.layers.choose import Chosen, alone, route, take, take_stream
 from fusekit_modules.layers.dropout import Kept, drop_path_factor, dropout
 from fusekit_modules.layers.edits import Merged, merge
 from fusekit_modules.layers.mlp import MLP
@@ -117,6 +117,8 @@ class Block(nnx.Module):
             )
             update = self._drop(update.astype(whole.values.dtype), sizes, name, context)
             whole = whole.with_(values=whole.values + update)
+            for branch in merged.then.get(name, ()):
+                whole = whole.with_(values=whole.values + alone(whole, branch))
         return self._split(stream, whole.values, sizes, edits)
 
     def _normal(self, name: str, whole: Stream, merged: Merged) -> Float[Array, "b n d"]:

@@ -77,6 +77,11 @@ def route(
     return _route_dynamic(stream, own, skip, replace, residual, skipped)
 
 
+def alone(stream: Stream, branch: Branch) -> Float[Array, "b n d"]:
+    """A branch's result for the tokens that it names, zeros for the others."""
+    return route(stream, lambda _: jnp.zeros_like(stream.values), residual=[branch])
+
+
 def _everything(stream: Stream, labels: Labels) -> Chosen:
     """Choice where labels are `None` (all) or empty (none), or known by spans."""
     if labels is None or not labels:

@@ -33,6 +33,7 @@ class Merged:
     replace: Mapping[str, Branch] = field(default_factory=dict)
     skip: Mapping[str, Labels] = field(default_factory=dict)
     residual: Mapping[str, list[Branch]] = field(default_factory=dict)
+    then: Mapping[str, list[Branch]] = field(default_factory=dict)
     weights: Mapping[str, list[LowRank]] = field(default_factory=dict)
 
     def deltas(self, sublayer: str) -> dict[str, list[LowRank]]:
@@ -45,13 +46,14 @@ def merge(edits: Edits) -> Merged:
     """Masks intersect, deltas and branches add, skips unite; the last `stream` counts.
 
     Keys of `replace`, `skip` and `residual` are `attention`, `mlp`, `norm` (both norms of a
-    layer), `attention_norm` and `mlp_norm`. Raises `FusekitError` for other keys, and where two
-    operators claim one sublayer.
+    layer), `attention_norm` and `mlp_norm`; of `norm` and `then` the first two. Raises
+    `FusekitError` for other keys, and where two operators claim one sublayer.
     """
     norm: dict[str, list[NormDelta]] = {}
     replace: dict[str, Branch] = {}
     skip: dict[str, Labels] = {}
     residual: dict[str, list[Branch]] = {}
+    then: dict[str, list[Branch]] = {}
     weights: dict[str, list[LowRank]] = {}
     stream = None
     for edit in edits.all:
@@ -67,6 +69,8 @@ def merge(edits: Edits) -> Merged:
             skip[name] = None if labels is None or before is None else (*before, *labels)
         for name, branch in _spread(edit.residual):
             residual.setdefault(name, []).append(branch)
+        for name, branch in edit.then.items():
+            then.setdefault(_known(name, ("attention", "mlp")), []).append(branch)
         for name, low_rank in edit.weights.items():
             weights.setdefault(_known(name, PROJECTIONS), []).append(low_rank)
     return Merged(
@@ -78,6 +82,7 @@ def merge(edits: Edits) -> Merged:
         replace=replace,
         skip=skip,
         residual=residual,
+        then=then,
         weights=weights,
     )
 

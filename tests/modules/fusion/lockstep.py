@@ -1,6 +1,7 @@
 """Runs an operator over stacks of blocks without the graph: enter, layer, leave."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 from flax import nnx
 
@@ -10,16 +11,27 @@ from fusekit.layered import Edits, LayerOutput
 from fusekit.stream import Stream
 from fusekit_modules.layers.block import Block
 
+T = TypeVar("T")
+
 
 class Lockstep:
-    """Looks like a fusion's spec: one stack of blocks for each input, edited at `places`."""
+    """Looks like a fusion's spec: one stack of blocks for each input, edited at `places`; the
+    last `reads` inputs are what the operator reads besides."""
 
-    def __init__(self, operator: OperatorSpec, *, depth: int, places: tuple[int, ...]):
-        self.operator, self.depth, self.places = operator, depth, places
+    def __init__(
+        self, operator: OperatorSpec, *, depth: int, places: tuple[int, ...], reads: int = 0
+    ):
+        self.operator, self.depth, self.places, self.reads = operator, depth, places, reads
+
+    def split(self, inputs: Mapping[str, T]) -> tuple[dict[str, T], dict[str, T]]:
+        """Of the stacks, and what is read."""
+        items, count = list(inputs.items()), len(inputs) - self.reads
+        return dict(items[:count]), dict(items[count:])
 
     def infer(self, inputs: Signatures) -> Any:
-        edited = self.operator.infer_edit(tuple(inputs.values()), {})
-        return dict(zip(inputs, edited, strict=True))
+        edited, reads = self.split(inputs)
+        found = self.operator.infer_edit(tuple(edited.values()), reads)
+        return dict(zip(edited, found, strict=True))
 
     def build(self, inputs: Signatures, *, rngs: nnx.Rngs) -> "Driven":
         return Driven(self, inputs, rngs=rngs)
@@ -29,10 +41,12 @@ class Driven(nnx.Module):
     """The stacks, the operator, and its module at each place where it has one."""
 
     def __init__(self, spec: Lockstep, inputs: Signatures, *, rngs: nnx.Rngs):
-        streams, self.where = tuple(inputs.values()), spec.places
-        self.operator = spec.operator.build_operator(streams, {}, rngs=rngs)
+        self.split, self.where = spec.split, spec.places
+        edited, reads = spec.split(inputs)
+        streams = tuple(edited.values())
+        self.operator = spec.operator.build_operator(streams, reads, rngs=rngs)
         places = [] if spec.operator.share else spec.places
-        made = [spec.operator.build_layer(k, streams, {}, rngs=rngs) for k in range(len(places))]
+        made = [spec.operator.build_layer(k, streams, reads, rngs=rngs) for k in range(len(places))]
         self.layers = nnx.List([module for module in made if module is not None])
         self.stacks = nnx.List(
             [
@@ -46,8 +60,9 @@ class Driven(nnx.Module):
 
     def walk(self, streams: dict[str, Stream], *, context: Context) -> Any:
         """The streams at the end, and the operator's ports at each place."""
-        running = tuple(stream.clean() for stream in streams.values())
-        state, ports = self.operator.begin(running, {}, context=context), []
+        edited, reads = self.split({name: stream.clean() for name, stream in streams.items()})
+        running = tuple(edited.values())
+        state, ports = self.operator.begin(running, reads, context=context), []
         for layer in range(len(self.stacks[0])):
             blocks = [stack[layer] for stack in self.stacks]
             if layer not in self.where:
@@ -55,11 +70,11 @@ class Driven(nnx.Module):
                 running = tuple(block(x, context=context).stream for block, x in pairs)
                 continue
             place = self.layers[self.where.index(layer)] if self.layers else self.operator
-            edits, state = place.enter(running, {}, state, layers=blocks, context=context)
+            edits, state = place.enter(running, reads, state, layers=blocks, context=context)
             outputs = []
             for block, x, edit in zip(blocks, running, edits, strict=True):
                 out = block(x, Edits((edit,)), context=context)
                 outputs.append(LayerOutput(out.stream, out.extras))
-            running, state = place.leave(tuple(outputs), {}, state, context=context)
+            running, state = place.leave(tuple(outputs), reads, state, context=context)
             ports.append(place.ports(state))
-        return {k: x.clean() for k, x in zip(streams, running, strict=True)}, ports
+        return {k: x.clean() for k, x in zip(edited, running, strict=True)}, ports

@@ -53,6 +53,7 @@ def form(
     attend=lambda n, y: y,
     feed=lambda n, y: y,
     normal=lambda name, x, n: n,
+    then=lambda name, x: x,
 ):
     """The block of one sample; the hooks change what the sublayers give."""
     n = normal("attention_norm", x, reference.norm(p, "attention_norm", x))
@@ -64,9 +65,9 @@ def form(
             for i in range(len(x))
         ]
     )
-    x = x + attend(n, y)
+    x = then("attention", x + attend(n, y))
     n = normal("mlp_norm", x, reference.norm(p, "mlp_norm", x))
-    return x + feed(n, reference.mlp(p, "mlp", n))
+    return then("mlp", x + feed(n, reference.mlp(p, "mlp", n)))
 
 
 def same(got, want):
@@ -87,6 +88,7 @@ IDENTITY = {
     "skip": Edit(skip={"mlp": (), "attention": ("other",)}),
     "replace": Edit(replace={"attention": Branch(times_w, ("other",))}),
     "residual": Edit(residual={"mlp": Branch(lambda s: s.with_(values=s.values * 0))}),
+    "then": Edit(then={"attention": Branch(lambda s: s.with_(values=s.values * 0))}),
     "weights": Edit(weights={"attention.query": LowRank(ZERO, ZERO.T)}),
     "keys_values": Edit(
         keys_values=Stream(jnp.ones((2, 3, 4)), mask=jnp.zeros((2, 3), bool), spans=(Span("m", 3),))
@@ -223,6 +225,24 @@ def test_norms_are_replaced_and_skipped(key, dynamic):
 
     edit = Edit(skip={key: ("a",)}, replace={key: Branch(times_w, ("b",))})
     same(run(edit, dynamic=dynamic), [form(x, normal=normal) for x in X])
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_branches_after_a_sublayer_follow_one_another(dynamic):
+    """The second sees what the first made; of its own tokens only, if it names labels."""
+    out = run(
+        Edit(then={"attention": Branch(times_w)}),
+        Edit(then={"attention": Branch(summed, ("b",)), "mlp": Branch(times_w, ("a",))}),
+        dynamic=dynamic,
+    )
+
+    def then(name, x):
+        if name == "mlp":
+            return np.concatenate([x[A] + x[A] @ W, x[B]])
+        x = x + x @ W
+        return np.concatenate([x[A], x[B] + x[B].sum(0)])
+
+    same(out, [form(x, then=then) for x in X])
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
