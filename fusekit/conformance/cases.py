@@ -179,7 +179,8 @@ def _inputs(component: type[Component]) -> Iterator[tuple[str, dict[str, str]]]:
                 yield kind, {"input": kind}
             return
         if "inputs" in component.model_fields:
-            yield "2 x vector", {"m0": "vector", "m1": "vector"}
+            for count, kind in ((2, "vector"), (3, "vector"), (2, "sequence")):
+                yield f"{count} x {kind}", {f"m{i}": kind for i in range(count)}
             return
         for prediction in ("number", "logits", "token_logits", "sequence"):
             for target in ("number", "class", "labels", "token_labels", "sequence"):
