@@ -29,9 +29,16 @@ def classifiers(**inputs: str) -> dict[str, Any]:
 
 
 def declared(
-    modalities: dict, encoders: dict, fusion: dict, heads: dict, losses: dict | None = None
+    modalities: dict,
+    encoders: dict,
+    fusion: dict,
+    heads: dict,
+    losses: dict | None = None,
+    answers: dict | None = None,
 ) -> fusekit.Experiment:
-    """An experiment with two optional modalities and a label that every head predicts."""
+    """An experiment with optional modalities and a label that every head predicts, or those of
+    `answers` alone."""
+    answers = heads if answers is None else answers
     return fusekit.experiment(
         modalities={
             **{name: {**fields, "optional": True} for name, fields in modalities.items()},
@@ -43,13 +50,13 @@ def declared(
         losses={
             **{
                 name: {"type": "cross_entropy", "prediction": name, "target": "batch.label"}
-                for name in heads
+                for name in answers
             },
             **(losses or {}),
         },
         metrics={
             f"{name}_right": {"type": "accuracy", "prediction": name, "target": "batch.label"}
-            for name in heads
+            for name in answers
         },
         train=SGD,
     )
@@ -125,6 +132,47 @@ def _encoders() -> fusekit.Experiment:
     return declared(modalities, encoders, {"both": early}, heads)
 
 
+def _tokens() -> fusekit.Experiment:
+    """A trunk over tokens of three kinds, which are embedded and nothing else."""
+    modalities = {
+        "image": {"type": "image", "shape": [4, 4, 1]},
+        "text": {"type": "tokens", "vocab": 5, "length": 3},
+        "series": {"type": "time_series", "length": 4, "channels": 2},
+    }
+    encoders = {
+        "image": {"type": "patches", "patch": [2, 2], "width": WIDTH},
+        "text": {"type": "embed", "width": WIDTH},
+        "series": {"type": "projection", "width": WIDTH},
+        "trunk": {**DROPPING, "input": "joined"},
+    }
+    joined = {"type": "concat", "axis": "sequence", "inputs": ["image", "text", "series"]}
+    return declared(modalities, encoders, {"joined": joined}, classifiers(y="trunk.mean"))
+
+
+def _contrasts() -> fusekit.Experiment:
+    """Losses in which every sample meets every other, wherever it lies, and transport of tokens."""
+    modalities = {**VECTORS, "c": {"type": "features", "width": 5}, "d": SEQUENCES["a"]}
+    heads = {
+        f"{name}_z": {"type": "projection", "input": name, "width": 6} for name in ("a", "b", "c")
+    }
+    pair, three = ["a_z", "b_z"], ["a_z", "b_z", "c_z"]
+    losses = {
+        "clip": {"type": "info_nce", "inputs": pair},
+        "pairs": {"type": "siglip", "inputs": pair},
+        "product": {"type": "symile", "inputs": three},
+        "volume": {"type": "gram", "inputs": three},
+        "kernel": {"type": "mmd", "inputs": pair},
+        "carried": {"type": "optimal_transport", "inputs": ["d", "read"]},
+    }
+    encoders = {
+        **dict.fromkeys(("a", "b", "c"), EMBED),
+        "d": {"type": "projection", "width": WIDTH},
+        "read": {**DROPPING, "input": "d"},
+    }
+    answer = classifiers(y="read.mean")
+    return declared(modalities, encoders, {}, {**heads, **answer}, losses, answers=answer)
+
+
 def _pairwise() -> fusekit.Experiment:
     pair = {"type": "pairwise_attention", "width": 4, "heads": 2, "depth": 1, "self_depth": 1}
     fusion = {"pair": {**pair, "dropout": 0.1, "inputs": ["batch.a", "batch.b"]}}
@@ -180,6 +228,8 @@ EXPERIMENTS = {
     "vectors": _vectors,
     "decisions": _decisions,
     "encoders": _encoders,
+    "tokens": _tokens,
+    "contrasts": _contrasts,
     "pairwise_attention": _pairwise,
     "bottleneck": _bottleneck,
     "crossed": _crossed,
@@ -194,7 +244,7 @@ def graph(name: str) -> Graph:
 
 
 def batch(
-    graph: Graph, seed: int, *, garbage: float = 0.0, present: float = 0.7, size: int = 8
+    graph: Graph, seed: int, *, garbage: float = 0.0, present: float = 0.7, size: int = 16
 ) -> dict[str, Stream]:
     """A batch with padding and absences; what stands there is `garbage` (for codes: 1)."""
     r = np.random.default_rng(seed)
