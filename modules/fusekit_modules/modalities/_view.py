@@ -1,6 +1,9 @@
 """Views: modalities computed in the graph from another one."""
 
+from collections.abc import Callable
+
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array
 from pydantic import Field
 
@@ -21,6 +24,14 @@ class ViewSpec(ModalitySpec):
 
     def infer(self, inputs: Signatures) -> Outputs:
         raise NotImplementedError
+
+
+def by_position(draw: Callable[..., Array], shape: tuple[int, ...]) -> Array:
+    """Random numbers `[b, n, ...]`, drawn as `draw(shape)` with positions varying slowest: more
+    padding at the end changes none of those before it."""
+    if len(shape) < 2:
+        return draw(shape)
+    return jnp.swapaxes(draw((shape[1], shape[0], *shape[2:])), 0, 1)
 
 
 def view_key(context: Context, purpose: str) -> Array:

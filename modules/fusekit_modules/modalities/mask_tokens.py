@@ -1,5 +1,6 @@
 """Hidden tokens, to be predicted."""
 
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -13,7 +14,7 @@ from fusekit.context import Context
 from fusekit.errors import WiringError
 from fusekit.stream import Stream
 from fusekit_modules.layers.expect import expect_class, expect_tokens
-from fusekit_modules.modalities._view import ViewSpec, view_key
+from fusekit_modules.modalities._view import ViewSpec, by_position, view_key
 
 
 @register
@@ -88,19 +89,19 @@ class MaskTokens(nnx.Module):
         if context.mode == "predict":
             return {"out": given, "hidden": given.with_(values=jnp.zeros(tokens.shape, bool))}
         choose, decide, draw = jax.random.split(view_key(context, "mask_tokens"), 3)
-        shape = tokens.shape[::-1]  # by position: more padding changes no draw
-        chosen = jax.random.uniform(choose, shape).T
+        chosen = by_position(partial(jax.random.uniform, choose), tokens.shape)
         hidden = chosen < self.rate
         if self.special:
             hidden &= ~jnp.isin(tokens, jnp.asarray(self.special, tokens.dtype))
         valid = given.valid()
         if valid is not None:
             hidden &= valid
-        fate = jax.random.uniform(decide, shape).T
+        fate = by_position(partial(jax.random.uniform, decide), tokens.shape)
         out = jnp.where(hidden & (fate < self.masked), self.token, tokens)
         if self.drawn:
             table = jnp.asarray(np.asarray(self.drawable), tokens.dtype)
-            other = table[jax.random.randint(draw, shape, 0, len(self.drawable)).T]
+            among = partial(jax.random.randint, draw, minval=0, maxval=len(self.drawable))
+            other = table[by_position(among, tokens.shape)]
             drawn = hidden & (fate >= self.masked) & (fate < self.masked + self.drawn)
             out = jnp.where(drawn, other, out)
         return {"out": given.with_(values=out), "hidden": given.with_(values=hidden)}

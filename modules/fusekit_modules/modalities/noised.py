@@ -1,5 +1,6 @@
 """Contents on the way from noise to data."""
 
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -11,7 +12,7 @@ from fusekit.component import Outputs, Positive, Signatures, register
 from fusekit.context import Context
 from fusekit.errors import WiringError
 from fusekit.stream import Signature, Stream
-from fusekit_modules.modalities._view import ViewSpec, view_key
+from fusekit_modules.modalities._view import ViewSpec, by_position, view_key
 
 
 @register
@@ -70,7 +71,7 @@ class Noised(nnx.Module):
         else:
             when, what = jax.random.split(view_key(context, "noised"))
             time = self._draw(when, given.batch).astype(data.dtype)
-            noise = jax.random.normal(what, data.shape, data.dtype)
+            noise = by_position(partial(jax.random.normal, what, dtype=data.dtype), data.shape)
         full = time.reshape(time.shape + (1,) * (data.ndim - 1))
         out = (1 - (1 - self.sigma) * full) * noise + full * data
         velocity = data - (1 - self.sigma) * noise
