@@ -136,8 +136,17 @@ def test_all_problems_at_once():
     }
     with pytest.raises(ConfigError) as error:
         resolve(toys.two_stacks(depth=4, heads=heads))
-    assert len(error.value.problems) >= 1
-    assert "aa" in str(error.value)
+    problems = {".".join(p.path): (p.message, p.nearest) for p in error.value.problems}
+    assert problems == {
+        "heads.h.input": ("nothing is called aa", ("a",)),
+        "heads.g.input": ("b.lsat has no port lsat", ("last",)),
+        "losses.k.prediction": ("nothing is called k", ()),
+        "encoders.v": ("nothing uses v", ()),
+    }
+    text = str(error.value)
+    assert text.endswith("4 problems found")
+    for path, (message, _) in problems.items():
+        assert f"{path}: {message}" in text
 
 
 def test_what_nothing_uses_is_an_error_unless_kept():

@@ -1,171 +1,333 @@
-"""Every hook of a layer, on real transformers: the same however layers run, nothing where asked."""
+"""Every hook of a transformer block, as an identity and not, however the program runs.
 
-from dataclasses import replace
+Trunks side by side are edited by operators of their own, and each is compared by itself: an edited
+one with the same trunk unrolled on one device, an identity with a trunk that nobody edits. That an
+edit does what it should there is held, against NumPy, by `tests/modules/layers/test_hooks.py`.
+"""
+
+import gc
+from functools import cached_property
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import fusekit
-from fusekit.graph.node import Key
 from fusekit.graph.schedule import Scan
-from fusekit.layout import Layout
-from fusekit.program import Program
-from fusekit.stream import Stream
+from fusekit.jaxprs import equations
+from fusekit.layered import HOOKS
+from fusekit_modules.encoders.transformer import TransformerSpec
+from tests.support import hooked
+from tests.support.hooked import PLAIN, Trunk, Way, as_plain
 from tests.support.hooks import PLACES
-from tests.support.training import arrays, assert_close, trained
+from tests.support.training import distance
 
-STACK = {"type": "transformer", "depth": 2, "width": 8, "heads": 2, "mlp_ratio": 2}
-READING = {"keys_values": "side@input", "key_value": "batch.a"}
-LOCKSTEP = ("tokens",)
+SEEDS = (4, 5)
+BATCH = hooked.batch(0)
+UNROLLED = Way()
 
+EDITED = {
+    "entering": ("stream", "tokens"),
+    "memory": ("keys_values", "key_value", "mask"),
+    "deltas": ("norm", "weights"),
+    "replace": ("replace_attention", "replace_mlp", "replace_norm"),
+    "skip": ("skip_attention", "skip_mlp", "skip_norm"),
+    "branches": (
+        "residual_attention",
+        "residual_mlp",
+        "residual_norm",
+        "then_attention",
+        "then_mlp",
+    ),
+}
+"""Hooks that share a trunk. Most have weights of their own there, whose gradients tell them apart;
+those that have none are seen to have an effect in a trunk of their own."""
 
-def declared(fusion, *, remat="none"):
-    """A trunk over two modalities side by side, and a stack over one of them."""
-    stack = {**STACK, "remat": remat}
-    return fusekit.experiment(
-        modalities={
-            "a": {"type": "features", "length": 3, "width": 8, "optional": True},
-            "b": {"type": "features", "length": 2, "width": 8, "optional": True},
-            "label": {"type": "label", "classes": 3},
-        },
-        encoders={
-            "trunk": {**stack, "input": "joined", "dropout": 0.1},
-            "side": {**stack, "input": "batch.a", "readout": 1},
-        },
-        fusion={
-            "joined": {"type": "concat", "axis": "sequence", "inputs": ["batch.a", "batch.b"]},
-            **fusion,
-        },
-        heads={
-            "y": {"type": "classifier", "input": "trunk.mean", "classes": 3},
-            "z": {"type": "classifier", "input": "side.readout", "classes": 3},
-        },
-        losses={
-            name: {"type": "cross_entropy", "prediction": name, "target": "batch.label"}
-            for name in ("y", "z")
-        },
-        train={"optimizer": {"type": "sgd", "momentum": 0.9}, "learning_rate": 0.1, "steps": 10},
-    )
+WEIGHTLESS = tuple(name for name, place in PLACES.items() if not place.weights)
 
+STILL = ("stream", "skip_attention", "skip_mlp", "skip_norm")
+"""Identities that leave the very same program."""
 
-def batch(seed, size=8):
-    r = np.random.default_rng(seed)
-    found = {"label": Stream(r.integers(0, 3, size).astype("int32"))}
-    for name, length in (("a", 3), ("b", 2)):
-        mask = np.arange(length) < r.integers(1, length + 1, (size, 1))
-        presence = r.random(size) < 0.7
-        values = r.normal(size=(size, length, 8)).astype("float32")
-        values[~(mask & presence[:, None])] = np.nan
-        found[name] = Stream(values, mask, presence)
-    return found
+READ = ("tokens", "keys_values", "key_value", "mask")
+SAME = {
+    "same_still": STILL,
+    "same_read": READ,
+    "same_computed": tuple(name for name in PLACES if name not in STILL + READ),
+}
+"""Identities that share a trunk."""
 
+SHARED = {
+    PLAIN: Trunk(),
+    **{name: Trunk(operators) for name, operators in EDITED.items()},
+    **{name: Trunk(operators, identity=True) for name, operators in SAME.items()},
+}
+APART = {
+    PLAIN: Trunk(),
+    **{name: Trunk((name,)) for name in PLACES},
+    **{f"same_{name}": Trunk((name,), identity=True) for name in PLACES},
+}
+DOUBTFUL = {
+    name: trunk
+    for name, trunk in APART.items()
+    if trunk.identity or name == PLAIN or name in WEIGHTLESS
+}
+"""What cannot be told apart in a shared trunk."""
 
-def everything(**changes):
-    """All hooks at once, two places each."""
-    fusion = {}
-    for name in PLACES:
-        into = ["trunk@..", "side@.."] if name in LOCKSTEP else ["trunk@.."]
-        inputs = {"inputs": [READING[name]]} if name in READING else {}
-        fusion[name] = {"type": f"hook_{name}", "into": into, **inputs}
-    return fusekit.resolve(declared(fusion, **changes))
+SKIPPED = ("skip_attention", "skip_mlp")
+"""What skips the tokens whose sublayers others replace."""
 
+EVERYTHING = {
+    "everything": Trunk(tuple(name for name in PLACES if name not in SKIPPED), lockstep=True)
+}
 
-BATCHES = [batch(0), batch(1)]
-
-
-@pytest.fixture(scope="module")
-def start():
-    """The first state, by canonical path."""
-    program = Program(everything(), layers="unroll")
-    return arrays(program.flat(program.init(0)))
-
-
-@pytest.fixture(scope="module")
-def unrolled(start):
-    program = Program(everything(), layers="unroll")
-    return trained(program, BATCHES, program.restored(start))
-
-
-def test_training_moves_every_weight_of_every_place(start, unrolled):
-    for name, place in PLACES.items():
-        for weight in place.weights:
-            for layer in (0, 1):
-                path = f"params.{name}.layers.{layer}.{weight}"
-                assert not np.array_equal(start[path], unrolled[0][path]), path
-
-
-@pytest.mark.parametrize(
-    ("layers", "remat", "mesh"),
-    [
-        pytest.param("unroll", "full", {}, id="recomputed"),
-        pytest.param("scan", "full", {}, id="scan-recomputed"),
-        pytest.param("scan", "none", {"data": 2, "fsdp": 2, "tensor": 2}, id="scan-mesh"),
-    ],
-)
-def test_all_hooks_train_the_same_however_layers_run(layers, remat, mesh, start, unrolled):
-    layout = Layout.of(mesh) if mesh else None
-    program = Program(everything(remat=remat), layers=layers, layout=layout)
-    assert any(isinstance(item, Scan) for item in program.model.items) == (layers == "scan")
-    state, metrics = trained(program, BATCHES, program.restored(start))
-    assert_close(state, unrolled[0], atol=5e-5)
-    for one, other in zip(metrics, unrolled[1], strict=True):
-        assert_close(one, other, atol=0, rtol=1e-4)
+IN_TURN = "replicas-in-turn"
+WAYS = {
+    "scan": Way("scan"),
+    "remat": Way(remat="full"),
+    IN_TURN: Way(replicas="loop"),
+    "scan-replicas": Way("scan", replicas="vmap"),
+    "mesh": Way(mesh=True),
+    "mesh-scan-remat": Way("scan", "full", mesh=True),
+}
+ALL_WAYS = {
+    **WAYS,
+    "scan-remat": Way("scan", "full"),
+    "replicas": Way(replicas="vmap"),
+    "scan-remat-replicas": Way("scan", "full", replicas="vmap"),
+    "mesh-scan": Way("scan", mesh=True),
+    "mesh-remat": Way(remat="full", mesh=True),
+    "mesh-replicas": Way(mesh=True, replicas="vmap"),
+    "mesh-replicas-in-turn": Way(mesh=True, replicas="loop"),
+    "mesh-scan-remat-replicas": Way("scan", "full", mesh=True, replicas="vmap"),
+}
+LEAN = {"norm": "rms", "activation": "relu"}
+"""Stacks that compile faster."""
 
 
-def test_all_hooks_train_the_same_in_a_replica(start, unrolled):
-    program = Program(everything(), layers="scan", replicas=2, mode="vmap")
-    one = program.restored(start)
-    state = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), one)
-    state, metrics = trained(program, BATCHES, state)
-    assert_close(state, unrolled[0], atol=5e-5)
-    for found, other in zip(metrics, unrolled[1], strict=True):
-        assert_close({n: v[0] for n, v in found.items()}, other, atol=0, rtol=1e-4)
+@pytest.fixture(scope="module", autouse=True)
+def compiled_quickly():
+    """Nearly all the time here goes into compiling, and half of that into LLVM's optimisations."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
-def test_a_layer_with_edits_is_recomputed():
-    """Each place is one piece, of which the backward pass keeps only what enters it."""
-    pieces = {}
-    for remat in ("none", "full"):
-        program = Program(everything(remat=remat), layers="unroll")
-        state, given = program.states.abstract, program.batch(BATCHES[0])
+class Trial:
+    """Trunks run in one way: the first step of every seed, compiled once."""
 
-        def gradient(params, variables, program=program, given=given):
-            context = program.context("train", jax.random.key(0))
-            return jax.grad(lambda p: program.loss(p, variables, given, context)[0])(params)
+    def __init__(self, trunks, way, **stack):
+        self.trunks, self.way, self.stack = trunks, way, stack
 
-        jaxpr = jax.make_jaxpr(gradient)(state.params, state.variables)
-        pieces[remat] = sum(e.primitive.name in ("checkpoint", "remat2") for e in jaxpr.jaxpr.eqns)
-    assert pieces == {"none": 0, "full": 2}
+    @cached_property
+    def program(self):
+        return self.way.program(hooked.graph(self.trunks, remat=self.way.remat, **self.stack))
 
+    @cached_property
+    def alone(self):
+        """By seed and trunk, what a step of the seed by itself finds."""
+        return hooked.alone(self.program, SEEDS, BATCH)
 
-def streams(fusion):
-    """The trunk at its end, in training, in float64: rounding alone is past 1e-6 in float32."""
-    program = Program(fusekit.resolve(declared(fusion)), layers="unroll")
-    params, variables = program.model.init(jax.random.key(0))
-    wanted = Key("out", "trunk")
-    with jax.enable_x64(True):
-        params = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), "float64"), params)
-        context = replace(program.context("train", jax.random.key(3)), dtype=jnp.float64)
-        values, _ = program.model.apply(
-            params, variables, program.batch(BATCHES[0]), context=context, wanted=[wanted]
-        )
-        return np.asarray(values[wanted].values), np.asarray(values[wanted].valid())
+    @cached_property
+    def found(self):
+        """The same, of replicas if there are."""
+        return hooked.together(self.program, SEEDS, BATCH) if self.way.replicas else self.alone
 
 
 @pytest.fixture(scope="module")
-def unedited():
-    return streams({})
+def unrolled():
+    """What to compare with: each seed alone, unrolled on one device."""
+    return Trial(SHARED, Way(replicas="loop"), **LEAN)
+
+
+@pytest.fixture(scope="module")
+def trials(unrolled):
+    """By way; the program to compare with is the one that runs replicas in turn."""
+    own = {name: Trial(SHARED, way, **LEAN) for name, way in WAYS.items()}
+    return {**own, IN_TURN: unrolled}
+
+
+def trained(found):
+    """The gradients of stacks and heads, under the names of the plain trunk's."""
+    own = {n: v for n, v in found.gradients.items() if n.startswith(("at_", "beside_", "of_"))}
+    return {as_plain(name): value for name, value in own.items()}
+
+
+def assert_identity(same, plain, *, still=False):
+    """An edited trunk is the plain one: bit for bit, or to rounding."""
+    ours, theirs = trained(same), trained(plain)
+    variables = {as_plain(name): value for name, value in same.variables.items()}
+    assert plain.variables
+    if still:
+        np.testing.assert_array_equal(same.loss, plain.loss)
+        for name, value in theirs.items():
+            np.testing.assert_array_equal(ours[name], value, err_msg=name)
+    np.testing.assert_allclose(same.loss, plain.loss, rtol=1e-6)
+    assert distance(ours, theirs) < 1e-6
+    for name, value in plain.variables.items():
+        np.testing.assert_allclose(variables[name], value, rtol=1e-6, atol=1e-7, err_msg=name)
+
+
+def assert_same(found, alone, trunk):
+    """A trunk and each of its operators get what they get unrolled on one device."""
+    np.testing.assert_allclose(found.loss, alone.loss, rtol=1e-5)
+    assert distance(trained(found), trained(alone)) < 1e-4
+    assert found.variables.keys() == alone.variables.keys()
+    for name, value in alone.variables.items():
+        np.testing.assert_allclose(found.variables[name], value, atol=1e-6, err_msg=name)
+    for operator in trunk.operators:
+        if PLACES[operator].weights and not trunk.identity:
+            assert distance(found.of(operator), alone.of(operator)) < 1e-4, operator
+
+
+def assert_effect(edited, plain, trunk):
+    """A trunk is another than the plain one, and every weight of every place has its share."""
+    assert abs(edited.loss - plain.loss) > 1e-4
+    assert distance(trained(edited), trained(plain)) > 1e-2
+    for operator in trunk.operators:
+        given = edited.of(operator)
+        assert len(given) == len(PLACES[operator].weights) * hooked.STACK["depth"]
+        for name, value in given.items():
+            assert np.abs(value).max() > 1e-5, name
+
+
+def test_every_hook_has_an_operator():
+    assert {place.hook for place in PLACES.values()} == {"stream", *HOOKS}
+    assert TransformerSpec.hooks == set(HOOKS)
+    for trunks in (EDITED, SAME):
+        assert sorted(name for trunk in trunks.values() for name in trunk) == sorted(PLACES)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_programs_run_as_they_are_asked_to(way, trials):
+    program = trials[way].program
+    scans = sum(isinstance(item, Scan) for item in program.model.items)
+    assert scans == len(SHARED) * ("scan" in way)
+    places = jax.tree.leaves(program.states.shardings.params)
+    assert any(not place.is_fully_replicated for place in places) == ("mesh" in way)
+    assert program.vmapped == (way == "scan-replicas")
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_identities_change_nothing_unrolled(name, unrolled):
+    for found in unrolled.alone:
+        assert_identity(found[name], found[PLAIN], still=name == "same_still")
+
+
+@pytest.mark.parametrize("name", SAME)
+@pytest.mark.parametrize("way", WAYS)
+def test_identities_change_nothing(way, name, trials):
+    for found in trials[way].found:
+        assert_identity(found[name], found[PLAIN], still=name == "same_still")
+
+
+@pytest.mark.parametrize("name", EDITED)
+def test_edits_have_an_effect(name, unrolled):
+    for found in unrolled.alone:
+        assert_effect(found[name], found[PLAIN], SHARED[name])
+
+
+@pytest.mark.parametrize("name", SHARED)
+@pytest.mark.parametrize("way", WAYS)
+def test_each_trunk_is_what_it_is_unrolled_on_one_device(way, name, trials, unrolled):
+    for found, alone in zip(trials[way].found, unrolled.alone, strict=True):
+        assert_same(found[name], alone[name], SHARED[name])
+
+
+def test_seeds_differ(unrolled):
+    """Replicas that were mixed up would be seen."""
+    one, other = unrolled.alone
+    for name in SHARED:
+        assert distance(trained(one[name]), trained(other[name])) > 1e-2, name
+
+
+@pytest.fixture(scope="module")
+def losses():
+    """The losses of trunks with one operator each, unrolled, without training."""
+    program = Trial(DOUBTFUL, UNROLLED, **LEAN).program
+    sums = program.evaluate(hooked.blank(program, SEEDS[0]), BATCH)["losses"]
+    return {name: float(sums[f"of_{name}"][0] / sums[f"of_{name}"][1]) for name in DOUBTFUL}
 
 
 @pytest.mark.parametrize("name", PLACES)
-def test_an_identity_edit_changes_nothing_and_any_other_does(name, unedited):
-    inputs = {"inputs": [READING[name]]} if name in READING else {}
-    operator = {"type": f"hook_{name}", "into": "trunk@..", **inputs}
-    plain, valid = unedited
-    same, _ = streams({"it": {**operator, "identity": True}})
-    np.testing.assert_allclose(same[valid], plain[valid], atol=1e-12)
-    other, _ = streams({"it": operator})
-    assert np.isfinite(other).all()
-    assert np.abs(other - plain)[valid].max() > 1e-3
+def test_each_identity_alone_changes_nothing(name, losses):
+    """None undoes what another does."""
+    np.testing.assert_allclose(losses[f"same_{name}"], losses[PLAIN], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", WEIGHTLESS)
+def test_each_edit_without_weights_has_an_effect(name, losses):
+    assert abs(losses[name] - losses[PLAIN]) > 1e-4
+
+
+def recomputed(layers, remat):
+    """How many pieces of the gradient's program are recomputed."""
+    program = Trial(EVERYTHING, Way(layers, remat)).program
+    params, variables = program.model.abstract()
+
+    def gradient(params, variables, batch):
+        context = program.context("train", jax.random.key(0))
+        return jax.grad(lambda p: program.loss(p, variables, batch, context)[0])(params)
+
+    jaxpr = jax.make_jaxpr(gradient)(params, variables, program.batch(BATCH))
+    return sum(e.primitive.name in ("checkpoint", "remat2") for e in equations(jaxpr.jaxpr))
+
+
+def test_a_layer_with_edits_is_recomputed():
+    """Each place is one piece, of which the backward pass keeps only what enters it; a scan has
+    one for all its places."""
+    assert recomputed("unroll", "none") == 0
+    assert recomputed("unroll", "full") == hooked.STACK["depth"]
+    assert recomputed("scan", "full") == 1
+
+
+@pytest.fixture
+def forgetful():
+    """Programs of many trunks hold a gigabyte each: none is kept once it has been looked at."""
+    yield
+    jax.clear_caches()
+    gc.collect()
+
+
+@pytest.fixture(scope="module")
+def everything():
+    return Trial(EVERYTHING, UNROLLED, dropout=0.1, drop_path=0.2)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("forgetful")
+@pytest.mark.parametrize("way", ALL_WAYS)
+def test_all_hooks_in_one_trunk_with_dropout(way, everything):
+    trial = Trial(EVERYTHING, ALL_WAYS[way], **everything.stack)
+    for found, alone in zip(trial.found, everything.alone, strict=True):
+        assert_same(found["everything"], alone["everything"], EVERYTHING["everything"])
+
+
+@pytest.fixture(scope="module")
+def apart():
+    return Trial(APART, UNROLLED)
+
+
+def assert_apart(found):
+    for name, trunk in APART.items():
+        if trunk.identity:
+            still = set(trunk.operators) <= set(STILL)
+            assert_identity(found[name], found[PLAIN], still=still)
+        elif trunk.operators:
+            assert_effect(found[name], found[PLAIN], trunk)
+
+
+@pytest.mark.slow
+def test_each_hook_apart_unrolled(apart):
+    for found in apart.alone:
+        assert_apart(found)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("forgetful")
+@pytest.mark.parametrize("way", ALL_WAYS)
+def test_each_hook_apart(way, apart):
+    trial = Trial(APART, ALL_WAYS[way])
+    for found, alone in zip(trial.found, apart.alone, strict=True):
+        assert_apart(found)
+        for name, trunk in APART.items():
+            assert_same(found[name], alone[name], trunk)

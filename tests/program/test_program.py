@@ -8,10 +8,11 @@ import pytest
 from fusekit.errors import ConfigError, DataError, LayoutError
 from fusekit.graph import resolve
 from fusekit.graph.schedule import Scan
+from fusekit.jaxprs import equations
 from fusekit.layout import Layout
 from fusekit.program import Program
 from fusekit.stream import Stream
-from tests.support import toys
+from tests.support import strategies, toys
 
 GRAPH = resolve(toys.two_stacks(depth=6))
 
@@ -267,11 +268,36 @@ def test_collected_side_outputs_are_the_same_scanned():
             np.testing.assert_allclose(one, other, atol=1e-6)
 
 
-def test_bfloat16_keeps_float32_parameters():
-    program = Program(resolve(toys.one_stack(train={"compute": "bfloat16"})))
-    state, metrics = program.step(program.init(0), toys.batch(0, names=("a", "y")))
-    assert all(v.dtype == jnp.float32 for v in program.parameters(state).values())
+def in_dtype(compute):
+    """A transformer, computed in a dtype."""
+    encoders = {"a": {**strategies.STACK, "depth": 1}}
+    heads = strategies.classifiers(y="a.mean")
+    experiment = strategies.declared({"a": strategies.SEQUENCES["a"]}, encoders, {}, heads)
+    train = experiment.train.model_copy(update={"compute": compute})
+    return Program(resolve(experiment.model_copy(update={"train": train})))
+
+
+def operands(program):
+    """The dtypes of all that is multiplied by a matrix on the way to the loss."""
+
+    def loss(params, variables, batch):
+        context = program.context("train", jax.random.key(0))
+        return program.loss(params, variables, batch, context)[0]
+
+    batch = program.batch(strategies.batch(program.graph, 0))
+    jaxpr = jax.make_jaxpr(loss)(*program.model.abstract(), batch).jaxpr
+    found = [e for e in equations(jaxpr) if e.primitive.name == "dot_general"]
+    return {v.aval.dtype for equation in found for v in equation.invars}
+
+
+def test_bfloat16_computes_in_it_and_keeps_float32_parameters():
+    program = in_dtype("bfloat16")
+    assert operands(program) == {jnp.dtype("bfloat16")}
+    assert operands(in_dtype("float32")) == {jnp.dtype("float32")}
+    state, metrics = program.step(program.init(0), strategies.batch(program.graph, 0))
     assert np.isfinite(float(metrics["loss"]))
+    held = jax.tree.leaves((state.params, state.optimizer))
+    assert {leaf.dtype for leaf in held if leaf.dtype != jnp.int32} == {jnp.dtype("float32")}
 
 
 def test_patterns_that_match_nothing_are_reported_together():

@@ -1,7 +1,7 @@
 """One small operator for each hook of `fusekit.layered.Edit`, as plug-in components.
 
 `hook_<name>` uses that hook alone. With `identity: true` it asks for what changes nothing; without,
-it changes the stream by weights that each place has of its own (a mask rule has none).
+it changes the stream, by weights that each place has of its own (a mask rule and skips have none).
 """
 
 from typing import Any, ClassVar, Literal
@@ -10,54 +10,29 @@ import jax.numpy as jnp
 from flax import nnx
 
 from fusekit.component import OperatorSpec, register
-from fusekit.layered import Branch, Edit, KeyValue, LowRank, NormDelta, Operator
-from fusekit.parameter import parameter
-from fusekit.stream import Span, Stream
+from fusekit.layered import HOOKS, Edit, KeyValue, LowRank, NormDelta
+from fusekit.parameter import statistic
+from fusekit.stream import Stream
+from tests.support import sublayers
+from tests.support.place import EXTRA, MATRIX, VECTOR, Passing, Place, extra
 
 RANK = 2
-EXTRA = 2
-
-
-class Place(Operator):
-    """One place. Subclasses name their weights' shapes and axes, and give `edit`."""
-
-    weights: ClassVar[dict[str, tuple[tuple[str | int, ...], tuple[str | None, ...]]]] = {}
-
-    def __init__(self, spec: Any, width: int, rngs: nnx.Rngs):
-        self.identity, self.width = spec.identity, width
-        init = nnx.initializers.normal(0.5)
-        for name, (sizes, axes) in {} if spec.identity else self.weights.items():
-            shape = tuple(width if size == "width" else int(size) for size in sizes)
-            setattr(self, name, parameter(rngs, init, shape, axes))
-
-    def enter(self, streams, reads, state, *, layers, context):
-        edits = [
-            self.edit(stream, reads, state, layers, number) for number, stream in enumerate(streams)
-        ]
-        return tuple(edits), state
-
-    def edit(self, stream, reads, state, layers, number) -> Edit:
-        raise NotImplementedError
-
-
-class Passing(Operator):
-    """What all places share: a state of extra tokens, zeros before the first place."""
-
-    def begin(self, streams, reads, *, context):
-        first = streams[0].values
-        return jnp.zeros((first.shape[0], EXTRA, first.shape[-1]), first.dtype)
-
-
-def extra(values: Any, *, readable: bool) -> Stream:
-    """Extra tokens `[b, n, d]`; not readable ones are padding."""
-    mask = jnp.full(values.shape[:2], readable)
-    return Stream(values, mask, spans=(Span("extra", values.shape[1]),))
 
 
 class StreamPlace(Place):
-    weights = {"shift": (("width",), ("embed",))}
+    """Keeps a running mean of what enters, too: an operator may have variables."""
 
-    def edit(self, stream, reads, state, layers, number):
+    hook = "stream"
+    weights = {"shift": VECTOR}
+
+    def __init__(self, spec: Any, width: int, rngs: nnx.Rngs):
+        super().__init__(spec, width, rngs)
+        self.mean = statistic(jnp.zeros(width), ("embed",))
+
+    def edit(self, here):
+        stream = here.stream
+        if here.context.training:
+            self.mean[...] = 0.9 * self.mean[...] + 0.1 * jnp.mean(stream.clean().values, (0, 1))
         if self.identity:
             return Edit(stream=stream)
         return Edit(stream=stream.with_(values=stream.values + self.shift[...]))
@@ -66,12 +41,13 @@ class StreamPlace(Place):
 class TokensPlace(Place):
     """The tokens that come back are the state of the next place."""
 
+    hook = "tokens"
     weights = {"tokens": ((EXTRA, "width"), (None, "embed"))}
 
-    def edit(self, stream, reads, state, layers, number):
+    def edit(self, here):
         if self.identity:
-            return Edit(tokens=extra(state, readable=False))
-        return Edit(tokens=extra(jnp.tanh(state) + self.tokens[...], readable=True))
+            return Edit(tokens=extra(here.state, readable=False))
+        return Edit(tokens=extra(jnp.tanh(here.state) + self.tokens[...], readable=True))
 
     def leave(self, outputs, reads, state, *, context):
         mean = sum(output.extras[0].values for output in outputs) / len(outputs)
@@ -81,32 +57,36 @@ class TokensPlace(Place):
 class KeysValuesPlace(Place):
     """Attention reads what another stack has made, changed by a matrix."""
 
-    weights = {"mix": (("width", "width"), ("embed", "mlp"))}
+    hook = "keys_values"
+    weights = {"mix": MATRIX}
 
-    def edit(self, stream, reads, state, layers, number):
+    def edit(self, here):
         if self.identity:
-            return Edit(keys_values=extra(stream.values, readable=False))
-        (other,) = reads.values()
+            return Edit(keys_values=extra(here.stream.values, readable=False))
+        other = here.other()
         return Edit(keys_values=other.with_(values=other.values @ self.mix[...]))
 
 
 class KeyValuePlace(Place):
     """Keys and values already projected, by the layer about to run."""
 
-    weights = {"scale": (("width",), ("embed",))}
+    hook = "keys_values"
+    weights = {"scale": VECTOR}
 
-    def edit(self, stream, reads, state, layers, number):
+    def edit(self, here):
         if self.identity:
-            source = extra(stream.values, readable=False)
+            source = extra(here.stream.values, readable=False)
         else:
-            (other,) = reads.values()
+            other = here.other()
             source = other.with_(values=other.values * self.scale[...])
-        projected = layers[number].keys_values(source)
+        projected = here.layer.keys_values(source)
         return Edit(keys_values=KeyValue(projected.key, projected.value, source))
 
 
 class MaskPlace(Place):
-    def edit(self, stream, reads, state, layers, number):
+    hook = "mask"
+
+    def edit(self, here):
         def rule(queries, keys):
             if self.identity:
                 return jnp.ones((queries.length, keys.length), bool)
@@ -116,17 +96,16 @@ class MaskPlace(Place):
 
 
 class NormPlace(Place):
-    weights = {
-        "scale": (("width",), ("embed",)),
-        "bias": (("width",), ("embed",)),
-        "own": (("width",), ("embed",)),
-    }
+    """Deltas for all samples alike, and deltas of each sample."""
 
-    def edit(self, stream, reads, state, layers, number):
+    hook = "norm"
+    weights = {"scale": VECTOR, "bias": VECTOR, "own": VECTOR}
+
+    def edit(self, here):
         if self.identity:
             none = jnp.zeros(self.width)
             return Edit(norm={"attention": NormDelta(none, none), "mlp": NormDelta(none, none)})
-        by_sample = jnp.tanh(jnp.mean(stream.values, 1)) * self.own[...]
+        by_sample = jnp.tanh(jnp.mean(here.stream.values, 1)) * self.own[...]
         return Edit(
             norm={
                 "attention": NormDelta(self.scale[...], self.bias[...]),
@@ -135,58 +114,42 @@ class NormPlace(Place):
         )
 
 
-class ReplacePlace(Place):
-    """For the tokens of `b`, another map in place of the feed-forward."""
-
-    weights = {"kernel": (("width", "width"), ("embed", "mlp"))}
-
-    def edit(self, stream, reads, state, layers, number):
-        def own(given):
-            return given.with_(values=layers[number].mlp(given.values))
-
-        def other(given):
-            return given.with_(values=jnp.tanh(given.values @ self.kernel[...]))
-
-        return Edit(replace={"mlp": Branch(own if self.identity else other, ("b",))})
-
-
-class SkipPlace(Place):
-    def edit(self, stream, reads, state, layers, number):
-        return Edit(skip={"attention": ("nobody",) if self.identity else ("b",)})
-
-
-class ResidualPlace(Place):
-    weights = {"kernel": (("width", "width"), ("embed", "mlp"))}
-
-    def edit(self, stream, reads, state, layers, number):
-        def branch(given):
-            kernel = jnp.zeros((self.width,) * 2) if self.identity else self.kernel[...]
-            return given.with_(values=given.values @ kernel)
-
-        return Edit(residual={"attention": Branch(branch), "mlp": Branch(branch, ("a",))})
+PROJECTIONS = {
+    "attention.query": False,
+    "attention.key": True,
+    "attention.value": False,
+    "attention.out": True,
+    "mlp.up": True,
+    "mlp.down": False,
+}
+"""Whether the delta of a projection here is one a sample."""
 
 
 class WeightsPlace(Place):
-    """One delta for all samples, and one a sample."""
+    """A low-rank delta of every projection. All are square: `mlp_ratio` must be 1."""
 
+    hook = "weights"
     weights = {
-        "down": (("width", RANK), ("embed", "rank")),
-        "up": ((RANK, "width"), ("rank", "embed")),
+        f"{name.replace('.', '_')}_{part}": form
+        for name in PROJECTIONS
+        for part, form in {
+            "a": (("width", RANK), ("embed", "rank")),
+            "b": ((RANK, "width"), ("rank", "embed")),
+        }.items()
     }
 
-    def edit(self, stream, reads, state, layers, number):
+    def edit(self, here):
         if self.identity:
-            down, up = jnp.ones((self.width, RANK)), jnp.zeros((RANK, self.width))
-            return Edit(weights={"attention.query": LowRank(down, up)})
-        down, up = self.down[...], self.up[...]
-        by_sample = jnp.tanh(jnp.mean(stream.values, (1, 2)))[:, None, None] * down
-        ups = jnp.broadcast_to(up, (stream.batch, *up.shape))
-        return Edit(
-            weights={
-                "attention.query": LowRank(down, up),
-                "attention.out": LowRank(by_sample, ups, 0.5),
-            }
-        )
+            a, b = jnp.ones((self.width, RANK)), jnp.zeros((RANK, self.width))
+            return Edit(weights=dict.fromkeys(PROJECTIONS, LowRank(a, b)))
+        return Edit(weights={name: self.delta(name, here.stream) for name in PROJECTIONS})
+
+    def delta(self, name: str, stream: Stream) -> LowRank:
+        a, b = (getattr(self, f"{name.replace('.', '_')}_{part}")[...] for part in "ab")
+        if not PROJECTIONS[name]:
+            return LowRank(a, b)
+        by_sample = jnp.tanh(jnp.mean(stream.values, (1, 2)))[:, None, None] * a
+        return LowRank(by_sample, jnp.broadcast_to(b, (stream.batch, *b.shape)), 0.5)
 
 
 class HookSpec(OperatorSpec):
@@ -210,22 +173,29 @@ PLACES: dict[str, type[Place]] = {
     "key_value": KeyValuePlace,
     "mask": MaskPlace,
     "norm": NormPlace,
-    "replace": ReplacePlace,
-    "skip": SkipPlace,
-    "residual": ResidualPlace,
+    "replace_attention": sublayers.ReplaceAttentionPlace,
+    "replace_mlp": sublayers.ReplaceMlpPlace,
+    "replace_norm": sublayers.ReplaceNormPlace,
+    "skip_attention": sublayers.SkipAttentionPlace,
+    "skip_mlp": sublayers.SkipMlpPlace,
+    "skip_norm": sublayers.SkipNormPlace,
+    "residual_attention": sublayers.ResidualAttentionPlace,
+    "residual_mlp": sublayers.ResidualMlpPlace,
+    "residual_norm": sublayers.ResidualNormPlace,
+    "then_attention": sublayers.ThenAttentionPlace,
+    "then_mlp": sublayers.ThenMlpPlace,
     "weights": WeightsPlace,
 }
-"""By the name after `hook_`; `key_value` is the hook `keys_values`, projected."""
+"""By the name after `hook_`; `key_value` brings keys and values that are projected."""
 
 
 def _declare(name: str, place: type[Place]) -> None:
-    hook = {"key_value": "keys_values"}.get(name, name)
     fields = {
         "__module__": __name__,
-        "__doc__": f"Uses the hook {hook}.",
+        "__doc__": f"Uses the hook {place.hook}.",
         "__annotations__": {"type": Literal[f"hook_{name}"]},
         "type": f"hook_{name}",
-        "needs": frozenset() if hook == "stream" else frozenset({hook}),
+        "needs": frozenset({place.hook} & set(HOOKS)),
         "place": place,
     }
     register(type(f"Hook{place.__name__}Spec", (HookSpec,), fields))

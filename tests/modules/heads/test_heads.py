@@ -139,11 +139,23 @@ def test_a_vector_is_refused_for_tokens():
 
 
 def test_zeros_give_zero_logits_yet_gradient():
+    """The kernel's gradient is that of softmax and cross-entropy: what the loss pulls at logits of
+    zero, 1/3 - one-hot, times the features."""
     spec = ClassifierSpec(input="x", classes=3, init="zeros")
     module = standalone(spec, {"input": vector(5)}, rngs=nnx.Rngs(0))
-    out = module({"input": Stream(jnp.ones((2, 5)))}, context=Context())
+    x = np.random.default_rng(0).normal(size=(2, 5)).astype("float32")
+    out = module({"input": Stream(jnp.asarray(x))}, context=Context())
     np.testing.assert_array_equal(out.values, np.zeros((2, 3)))
     np.testing.assert_array_equal(module.out.kernel[...], np.zeros((5, 3)))
+
+    def loss(module):
+        logits = module({"input": Stream(jnp.asarray(x))}, context=Context()).values
+        return -jnp.sum(jax.nn.log_softmax(logits)[jnp.arange(2), jnp.asarray([2, 0])])
+
+    pull = 1 / 3 - np.eye(3)[[2, 0]]
+    gradient = nnx.grad(loss)(module)["out"]
+    np.testing.assert_allclose(gradient["kernel"][...], x.T @ pull, atol=1e-6)
+    np.testing.assert_allclose(gradient["bias"][...], pull.sum(0), atol=1e-6)
 
 
 def test_projection_of_zeros_has_finite_gradient():
