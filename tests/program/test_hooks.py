@@ -26,8 +26,7 @@ BATCH = hooked.batch(0)
 UNROLLED = Way()
 
 EDITED = {
-    "entering": ("stream", "tokens"),
-    "memory": ("keys_values", "key_value", "mask"),
+    "reading": ("stream", "tokens", "keys_values", "key_value", "mask"),
     "deltas": ("norm", "weights"),
     "replace": ("replace_attention", "replace_mlp", "replace_norm"),
     "skip": ("skip_attention", "skip_mlp", "skip_norm"),
@@ -47,12 +46,7 @@ WEIGHTLESS = tuple(name for name, place in PLACES.items() if not place.weights)
 STILL = ("stream", "skip_attention", "skip_mlp", "skip_norm")
 """Identities that leave the very same program."""
 
-READ = ("tokens", "keys_values", "key_value", "mask")
-SAME = {
-    "same_still": STILL,
-    "same_read": READ,
-    "same_computed": tuple(name for name in PLACES if name not in STILL + READ),
-}
+SAME = {"same_still": STILL, "same": tuple(name for name in PLACES if name not in STILL)}
 """Identities that share a trunk."""
 
 SHARED = {

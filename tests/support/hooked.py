@@ -85,14 +85,16 @@ def graph(trunks: dict[str, Trunk], **stack: Any) -> Graph:
     for name, trunk in trunks.items():
         encoders[f"at_{name}"] = {**stack, "input": "joined"}
         encoders[f"watched_{name}"] = {"type": "hook_watched", "input": f"at_{name}.mean"}
-        of = f"of_{name}"
-        heads[of] = {"type": "classifier", "input": f"watched_{name}", "classes": CLASSES}
-        losses[of] = {"type": "cross_entropy", "prediction": of, "target": "batch.label"}
+        ends = {f"of_{name}": f"watched_{name}"}
         into, reads = {}, dict(READS)
         if trunk.lockstep:
             encoders[f"beside_{name}"] = {**stack, "input": "batch.a"}
             into["tokens"] = [f"at_{name}@..", f"beside_{name}@.."]
             reads["keys_values"] = f"beside_{name}@input"
+            ends[f"beside_of_{name}"] = f"beside_{name}.mean"
+        for of, end in ends.items():
+            heads[of] = {"type": "classifier", "input": end, "classes": CLASSES}
+            losses[of] = {"type": "cross_entropy", "prediction": of, "target": "batch.label"}
         for operator in trunk.operators:
             fusion[f"{operator}_at_{name}"] = {
                 "type": f"hook_{operator}",
