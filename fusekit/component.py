@@ -89,6 +89,12 @@ class Component(Declared):
         """Field values with which the conformance suite tries the component, besides defaults."""
         return [{}]
 
+    @classmethod
+    def example_inputs(cls) -> list[dict[str, str]]:
+        """Streams that fit the examples, as kinds of `fusekit.conformance.cases.KINDS` by role,
+        where the suite cannot know the roles; none: it tries what the slot has."""
+        return []
+
 
 class NodeSpec(Component):
     """A component that is a node of the graph, with a name that others can refer to."""
@@ -185,6 +191,11 @@ class StackSpec(EncoderSpec, Layered):
     def build_layer(self, index: int, stream: Signature, *, rngs: "nnx.Rngs") -> "nnx.Module":
         """Layer `index` for a running stream of this signature."""
         raise NotImplementedError
+
+    def projections(self, index: int, stream: Signature) -> dict[str, tuple[int, int]]:
+        """Sizes (in, out) of the projections of layer `index` that obey the hook `weights`, by
+        their names there, for a running stream of this signature."""
+        return {}
 
     def build_end(self, stream: Signature, *, rngs: "nnx.Rngs") -> "nnx.Module | None":
         """What stands after the last layer, called as `end(stream, *, context) -> Stream`; `None`:

@@ -5,19 +5,21 @@ nested dict, as `init` makes them; `apply` gives every value that was asked for,
 as they stand afterwards.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array
 
 from fusekit.component import StackSpec
 from fusekit.context import Context
+from fusekit.errors import ConfigError
 from fusekit.graph.graph import Graph
 from fusekit.graph.node import Event, Key
 from fusekit.graph.recompute import pieces
 from fusekit.graph.schedule import Item, Scan, schedule
-from fusekit.graph.units import END, Group, Template, UnitId, templates, variables_of
+from fusekit.graph.units import END, Group, Template, Tree, UnitId, units, variables_of
 from fusekit.stream import Stream
 from fusekit.walk.run import Run
 from fusekit.walk.values import State, Values, merged
@@ -37,7 +39,10 @@ class FusionModel:
         self, graph: Graph, *, scan: int = 0, apart: Callable[[str], Hashable] | None = None
     ):
         self.graph = graph
-        self.templates = templates(graph)
+        self.units = units(graph)
+        if self.units.problems:
+            raise ConfigError(self.units.problems)
+        self.templates = self.units.templates
         self._apart = apart or (lambda path: None)
         self.items: tuple[Item, ...] = (
             schedule(graph.events, alike=self._alike, least=scan) if scan else graph.events
@@ -50,8 +55,8 @@ class FusionModel:
         """What two repeats of an event must share to be one scanned body."""
         unit = UnitId(event.node, event.index)
         signatures = tuple(self._canonical(self.graph.signatures.get(key)) for key in event.gives)
-        template = self.templates.get(unit)
-        shell = self.templates.get(UnitId(event.node))
+        template = self.units.template(unit)
+        shell = self.units.template(UnitId(event.node))
         fixed = event.kind != "layer" and shell is not None and bool(shell.variables)
         return (
             id(template) if template else None,
@@ -61,7 +66,8 @@ class FusionModel:
         )
 
     def _labels(self, unit: UnitId, template: Template) -> tuple[Hashable, ...]:
-        return tuple(self._apart(".".join([unit.path, *map(str, path)])) for path in template.axes)
+        owner = self.units.owner(unit).path
+        return tuple(self._apart(".".join([owner, *map(str, path)])) for path in template.axes)
 
     @staticmethod
     def _canonical(given: Any) -> Any:
@@ -74,19 +80,57 @@ class FusionModel:
                 continue
             for slot in range(len(item.repeats[0])):
                 node = item.repeats[0][slot].node
-                units = tuple(UnitId(node, index) for index in item.indices(slot))
+                units = tuple(self.units.owner(UnitId(node, index)) for index in item.indices(slot))
                 template = self.templates.get(units[0])
-                if template is None or units[0] in self.place_of:
+                if template is None or any(unit in self.place_of for unit in units):
                     continue
-                group = Group(units, template, stacked=True)
+                group = Group(units, template, True, self._origins(units))
                 self.groups[group.name] = group
                 for position, unit in enumerate(units):
                     self.place_of[unit] = (group.name, position)
         for unit, template in self.templates.items():
             if unit not in self.place_of:
-                group = Group((unit,), template, stacked=False)
+                group = Group((unit,), template, False, self._origins((unit,)))
                 self.groups[group.name] = group
                 self.place_of[unit] = (group.name, -1)
+
+    def _origins(self, units: tuple[UnitId, ...]) -> tuple[UnitId, ...]:
+        return tuple(self.units.origins.get(unit, unit) for unit in units)
+
+    def of_units(self, tree: State, units: Sequence[UnitId]) -> Tree:
+        """The parameters or variables of some units, stacked, from those of all groups."""
+        name, _ = self.place_of[units[0]]
+        if self.groups[name].units == tuple(units) and self.groups[name].stacked:
+            return tree[name]
+        parts = [self.of_unit(tree, unit) for unit in units]
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)
+
+    def of_unit(self, tree: State, unit: UnitId) -> Tree:
+        """The parameters or variables of one unit, from those of all groups."""
+        name, position = self.place_of[unit]
+        return tree[name] if position < 0 else jax.tree.map(lambda leaf: leaf[position], tree[name])
+
+    def with_unit(self, tree: State, unit: UnitId, new: Tree) -> Tree:
+        """What the unit's group holds, with new values for this unit."""
+        name, position = self.place_of[unit]
+        if position < 0:
+            return new
+        return jax.tree.map(lambda old, one: old.at[position].set(one), tree[name], new)
+
+    def averaged(self, state: State) -> State:
+        """Parameters or variables after a step, averages brought up to date."""
+        found = dict(state)
+        for name, group in self.groups.items():
+            decay = self.units.averages.get(group.units[0])
+            if decay is None:
+                continue
+            origins = [self.units.owner(unit) for unit in group.origins]
+            now = self.of_units if group.stacked else self._of_one
+            found[name] = _averaged(state[name], now(state, origins), decay)
+        return found
+
+    def _of_one(self, tree: State, units: Sequence[UnitId]) -> Tree:
+        return self.of_unit(tree, units[0])
 
     def init(self, key: Array) -> tuple[State, State]:
         """Initial parameters and variables, of the canonical paths and `key` alone."""
@@ -111,14 +155,14 @@ class FusionModel:
         return tuple(reversed(needed))
 
     def units_of(self, wanted: Iterable[Key]) -> frozenset[UnitId]:
-        """The units that the wanted values need, and those of losses."""
-        used = {unit for unit in self.templates if unit.node.startswith("losses.")}
+        """The units that the wanted values need, and those of the stage's losses."""
+        used = {UnitId(f"losses.{name}") for name in self.graph.losses}
         for item in self.needed(wanted):
             events = [e for r in item.repeats for e in r] if isinstance(item, Scan) else [item]
             for event in events:
                 layer = END if event.kind == "end" else event.index
                 used |= {UnitId(event.node), UnitId(event.node, layer)}
-        return frozenset(used)
+        return frozenset(map(self.units.owner, used))
 
     def entries(self, wanted: Iterable[Key] | None = None) -> list[str]:
         """The batch entries that the wanted values need."""
@@ -162,3 +206,14 @@ class FusionModel:
         if not jax.tree.leaves(self.templates[unit].variables):
             return variables
         return {**variables, name: variables_of(module)}
+
+
+def _averaged(before: Tree, now: Tree, decay: float) -> Tree:
+    """An average one step on; of what has not changed, the same to the bit. Whole numbers are
+    copied."""
+
+    def one(old: Array, new: Array) -> Array:
+        inexact = jnp.issubdtype(old.dtype, jnp.inexact)
+        return old + (1.0 - decay) * (new - old) if inexact else new
+
+    return jax.tree.map(one, before, now)

@@ -1,6 +1,6 @@
 """What is optimised: the losses of a graph on the values of one walk."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import reduce
 from typing import Any
 
@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float
 from fusekit.batch import blank
 from fusekit.component import LossSpec
 from fusekit.context import DTYPES, Context
-from fusekit.graph.node import Objective, Read
+from fusekit.graph.node import Key, Objective, Read
 from fusekit.graph.select import select_stream
 from fusekit.graph.units import UnitId
 from fusekit.layered import LayerOutput
@@ -40,6 +40,14 @@ def readings(objective: Objective, values: Values) -> Iterator[dict[str, Stream]
         }
 
 
+def read_by(
+    objectives: Mapping[str, Objective], names: Collection[str] | None = None
+) -> tuple[Key, ...]:
+    """The values that objectives read, all or those of these names."""
+    chosen = [o for name, o in objectives.items() if names is None or name in names]
+    return tuple(r.key for o in chosen for wire in o.wires.values() for r in wire.reads)
+
+
 def rows_of(streams: Mapping[str, Stream], valid: Bool[Array, "b"]) -> Bool[Array, "b"]:
     """The rows in which everything that is read is present."""
     presences = [s.presence for s in streams.values() if s.presence is not None]
@@ -59,10 +67,13 @@ def sums(
     variables: State,
     valid: Bool[Array, "b"],
     context: Context,
+    names: Collection[str] | None = None,
 ) -> tuple[Sums, State]:
-    """Every loss over the batch; several points of one loss count as so many rows."""
+    """Losses over the batch, by default all; several points of one loss count as so many rows."""
     found: Sums = {}
     for name, objective in model.graph.losses.items():
+        if names is not None and name not in names:
+            continue
         total = weight = jnp.zeros((), jnp.float32)
         unit = UnitId(f"losses.{name}")
         for streams in readings(objective, values):
@@ -82,11 +93,14 @@ def loss(
     variables: State,
     batch: Mapping[str, Stream],
     context: Context,
+    names: Collection[str] | None = None,
 ) -> tuple[Float[Array, ""], tuple[State, dict[str, Float[Array, ""]]]]:
-    """The objective on a batch; with the variables afterwards and each loss by name."""
-    values, variables = model.apply(params, variables, batch, context=context)
+    """The objective on a batch: the sum of the named losses, by default of all; with the variables
+    afterwards and each loss by name. Only what these losses read is run."""
+    wanted = read_by(model.graph.losses, names)
+    values, variables = model.apply(params, variables, batch, context=context, wanted=wanted)
     valid = jnp.asarray(batch["valid"].values)
-    found, variables = sums(model, values, params, variables, valid, context)
+    found, variables = sums(model, values, params, variables, valid, context, names)
     each = {name: ratio(*pair) for name, pair in found.items()}
     return total_loss(model, found), (variables, each)
 
@@ -110,6 +124,6 @@ def total_loss(model: FusionModel, found: Sums) -> Float[Array, ""]:
     parts = [
         objective.spec.weight * ratio(*found[name])
         for name, objective in model.graph.losses.items()
-        if isinstance(objective.spec, LossSpec)
+        if isinstance(objective.spec, LossSpec) and name in found
     ]
     return reduce(jnp.add, parts, jnp.zeros(()))

@@ -5,24 +5,28 @@ from difflib import get_close_matches
 
 from fusekit.errors import ConfigError, Problem, nearest
 from fusekit.graph.graph import Graph, Locate
-from fusekit.graph.units import templates
+from fusekit.graph.units import units
 from fusekit.layout import ACTIVATIONS, PARAMS
 from fusekit.train.optimizer import matches
 
 
 def check_patterns(graph: Graph, locate: Locate | None = None) -> None:
-    """Raises `ConfigError` for patterns that match no parameter, and rules for no axis.
+    """Raises `ConfigError` for patterns that match no parameter, rules for no axis, and parts that
+    do not fit the weights that they are tied to.
 
-    Costs nothing where the config has neither.
+    Costs nothing where the config has none of these.
     """
     experiment = graph.experiment
     train, mesh = experiment.train, experiment.mesh
-    if not (train.trainable or train.groups or mesh.params or mesh.activations):
+    patterns = train.trainable or train.groups or mesh.params or mesh.activations
+    if not (patterns or experiment.parts):
         return
-    units = templates(graph)
+    every = units(graph)
+    if every.problems:
+        raise ConfigError(p.at(locate(p.path) if locate else None) for p in every.problems)
     paths = [
         ".".join([unit.path, *map(str, path)])
-        for unit, template in units.items()
+        for unit, template in every.templates.items()
         for path in template.axes
     ]
     paths += [name for name in graph.nodes if name not in paths]
@@ -32,7 +36,7 @@ def check_patterns(graph: Graph, locate: Locate | None = None) -> None:
     for name, group in train.groups.items():
         for number, pattern in enumerate(group.paths):
             problems += _unmatched(("train", "groups", name, "paths", number), pattern, paths)
-    axes = {axis for t in units.values() for names in t.axes.values() for axis in names}
+    axes = {axis for t in every.templates.values() for names in t.axes.values() for axis in names}
     known = {*PARAMS, *(axis for axis in axes if axis)}
     problems += _unknown("params", experiment.mesh.params, known)
     problems += _unknown("activations", experiment.mesh.activations, {*ACTIVATIONS, "embed"})

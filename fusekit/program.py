@@ -10,7 +10,7 @@ A program compiles once per batch shape, whatever the presence pattern. The stat
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import jax
@@ -20,13 +20,14 @@ from jaxtyping import Array
 
 from fusekit.batch import Batch, prepared
 from fusekit.context import DTYPES, Collector, Context, Mode
+from fusekit.errors import DataError
 from fusekit.graph.graph import Graph
 from fusekit.graph.link import answering
 from fusekit.graph.node import Key
 from fusekit.graph.packing import pack, unpack
 from fusekit.layout import Layout
 from fusekit.model import FusionModel
-from fusekit.objective import loss, read, readings, rows_of, sums
+from fusekit.objective import loss, read, read_by, readings, rows_of, sums
 from fusekit.patterns import check_patterns
 from fusekit.side_by_side import pays
 from fusekit.states import States
@@ -142,6 +143,10 @@ class Program:
             layout=layout,
         )
 
+    def _given(self, batch: Batch, losses: tuple[str, ...] | None = None) -> dict[str, Stream]:
+        """What the losses of a step need of a batch."""
+        return self.batch(batch, wanted=read_by(self.graph.losses, losses))
+
     def batch(self, batch: Batch, *, wanted: Iterable[Key] | None = None) -> dict[str, Stream]:
         """A batch in the one form that is compiled for; see `fusekit.batch.prepared`."""
         return prepared(self.model, self.layout, batch, wanted)
@@ -153,19 +158,25 @@ class Program:
         return loss(self.model, params, variables, batch, context)
 
     def _step(
-        self, state: TrainState, batch: Mapping[str, Stream]
+        self, state: TrainState, batch: Mapping[str, Any], task: str | None = None
     ) -> tuple[TrainState, dict[str, Array]]:
         context = self.context("train", jax.random.fold_in(state.key, state.step))
         trained = self.states.trainable(state.params)
+        turns = self._turns(batch, task)
 
         def objective(trained: Any) -> tuple[Array, tuple[State, dict[str, Array]]]:
             params = self.states.whole(trained, state.params)
-            return self.loss(params, state.variables, batch, context)
+            total, variables, each = jnp.zeros(()), state.variables, {}
+            for names, factor, rows in turns:
+                own, (variables, found) = loss(self.model, params, variables, rows, context, names)
+                total, each = total + factor * own, {**each, **found}
+            return total, (variables, each)
 
         (total, (variables, each)), grads = jax.value_and_grad(objective, has_aux=True)(trained)
         updates, optimizer = self.states.optimizer.update(grads, state.optimizer, trained)
         trained = optax.apply_updates(trained, updates)
-        params = self.states.whole(trained, state.params)
+        params = self.model.averaged(self.states.whole(trained, state.params))
+        variables = self.model.averaged(self.states.updated(variables, state.variables))
         metrics = {
             "loss": total,
             **{f"losses.{name}": value for name, value in each.items()},
@@ -178,37 +189,77 @@ class Program:
             metrics,
         )
 
+    def _turns(
+        self, batch: Mapping[str, Any], task: str | None
+    ) -> list[tuple[tuple[str, ...] | None, float, Mapping[str, Stream]]]:
+        """What a step optimises: names of losses, a factor, and the batch of each."""
+        tasks = self.train.tasks
+        if task is not None:
+            return [(tasks[task].losses, 1.0, batch)]
+        if not tasks:
+            return [(None, 1.0, batch)]
+        return [(each.losses, each.weight, batch[name]) for name, each in tasks.items()]
+
     @cached_property
     def compiled_step(self) -> Any:
-        """The jitted step: `(state, batch) -> (state, metrics)`, the state donated."""
+        """The jitted step: `(state, batch) -> (state, metrics)`, the state donated. With tasks
+        that are summed, a batch is a mapping of theirs."""
+        return self._compiled()
+
+    @cached_property
+    def _task_steps(self) -> dict[str, Any]:
+        return {}
+
+    def _step_of(self, task: str) -> Any:
+        """The jitted step of one task."""
+        if task not in self._task_steps:
+            self._task_steps[task] = self._compiled(task)
+        return self._task_steps[task]
+
+    def _compiled(self, task: str | None = None) -> Any:
+        step = partial(self._step, task=task)
+        place = self.states.shardings
         if self.vmapped:
-            return jax.jit(
-                jax.vmap(self._step, in_axes=(0, None)),
-                in_shardings=(self.states.side_by_side, None),
-                out_shardings=(self.states.side_by_side, self.layout.replicated()),
-                donate_argnums=0,
-            )
+            step = jax.vmap(step, in_axes=(0, None))
+            place = self.states.side_by_side
         return jax.jit(
-            self._step,
-            in_shardings=(self.states.shardings, None),
-            out_shardings=(self.states.shardings, self.layout.replicated()),
+            step,
+            in_shardings=(place, None),
+            out_shardings=(place, self.layout.replicated()),
             donate_argnums=0,
         )
 
-    def step(self, state: Any, batch: Batch) -> tuple[Any, dict[str, Array]]:
+    def step(
+        self, state: Any, batch: Any, *, task: str | None = None
+    ) -> tuple[Any, dict[str, Array]]:
         """One step of training. The given state is donated; metrics have a replica axis if there
-        are replicas."""
-        given = self.batch(batch)
+        are replicas.
+
+        Args:
+          state: as `init` gives it.
+          batch: entries by name; of tasks that are summed, batches by task.
+          task: whose turn it is, where the stage has tasks that alternate.
+        """
+        if self.train.tasks and (task is None) == (self.train.turns == "alternate"):
+            due = "a task" if task is None else "the batches of all tasks, and no task"
+            raise DataError(f"with turns: {self.train.turns} a step takes {due}")
+        if task is None and self.train.tasks:
+            given: Any = {n: self._given(batch[n], t.losses) for n, t in self.train.tasks.items()}
+            step = self.compiled_step
+        elif task is None:
+            given, step = self._given(batch), self.compiled_step
+        else:
+            given = self._given(batch, self.train.tasks[task].losses)
+            step = self._step_of(task)
         if not isinstance(state, Replicas):
-            return self.compiled_step(state, given)
-        done = [self.compiled_step(one, given) for one in state.states]
+            return step(state, given)
+        done = [step(one, given) for one in state.states]
         metrics = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[m for _, m in done])
         return Replicas(tuple(s for s, _ in done)), metrics
 
     @cached_property
     def _evaluated(self) -> tuple[Key, ...]:
-        objectives = (*self.graph.losses.values(), *self.graph.metrics.values())
-        return tuple(r.key for o in objectives for w in o.wires.values() for r in w.reads)
+        return (*read_by(self.graph.losses), *read_by(self.graph.metrics))
 
     def _evaluate(self, state: TrainState, batch: Mapping[str, Stream]) -> dict[str, Any]:
         context = self.context("evaluate", None)

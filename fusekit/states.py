@@ -12,11 +12,11 @@ from jaxtyping import Array
 
 from fusekit.component import OperatorSpec
 from fusekit.config.train import Train
-from fusekit.graph.packing import names_of, step_name, unstacked
+from fusekit.graph.packing import canonical_names, names_of, step_name, unstacked
 from fusekit.graph.units import Group
 from fusekit.layout import Layout
 from fusekit.model import FusionModel
-from fusekit.objective import traced
+from fusekit.objective import read_by, traced
 from fusekit.train.optimizer import FROZEN, decays, labeller, transformation
 from fusekit.train.state import TrainState
 from fusekit.walk.values import State
@@ -115,7 +115,8 @@ class States:
 
         def one(path: Any, leaf: Any) -> str:
             name, index = names_of(path, self.model.groups)[0]
-            label = FROZEN if path in self.unread else self.label(name)
+            averaged = self.model.groups[step_name(path[0])].units[0] in self.model.units.averages
+            label = FROZEN if averaged or path in self.unread else self.label(name)
             ndim = leaf.ndim - (index is not None)
             return label if decays(name, ndim) or label == FROZEN else f"{label}/vector"
 
@@ -133,8 +134,7 @@ class States:
             n.spec for n in self.model.graph.nodes.values() if isinstance(n.spec, OperatorSpec)
         ]
         if not any(spec.needs & {"replace", "skip"} for spec in operators):
-            reads = [w.reads for o in self.model.graph.losses.values() for w in o.wires.values()]
-            used = self.model.units_of(read.key for each in reads for read in each)
+            used = self.model.units_of(read_by(self.model.graph.losses))
             return frozenset(
                 path
                 for path, _ in jax.tree_util.tree_leaves_with_path(params)
@@ -168,6 +168,21 @@ class States:
         return jax.tree.map(
             lambda label, leaf: None if label == FROZEN else leaf, self.labels, tree
         )
+
+    @cached_property
+    def still(self) -> frozenset[str]:
+        """Groups all of whose parameters `trainable` freezes: their statistics stay as they are."""
+        found = set()
+        for name, group in self.model.groups.items():
+            paths = canonical_names({name: group.abstract()[0]}, self.model.groups)
+            averaged = group.units[0] in self.model.units.averages
+            if paths and not averaged and all(self.label(path) == FROZEN for path in paths):
+                found.add(name)
+        return frozenset(found)
+
+    def updated(self, variables: State, before: State) -> State:
+        """The variables after a step: those of frozen groups as they were."""
+        return {n: before[n] if n in self.still else v for n, v in variables.items()}
 
     def whole(self, trained: Any, params: State) -> State:
         """All parameters: the trained ones, and the frozen ones of `params`."""

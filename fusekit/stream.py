@@ -16,7 +16,7 @@ Contents that are padded or absent are replaced by zeros before any arithmetic (
 
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
 from typing import Literal
@@ -65,6 +65,8 @@ class Signature:
       grid: for sequences that were flattened from a grid, the sizes of that grid.
       names: names of the classes or fields, where known.
       cardinalities: for tables, the categories of each field; 0 for a number.
+      projections: of a stream that an operator edits, what the layer there projects, by name as
+        (in, out); see `StackSpec.projections`. It is no part of what is compared.
     """
 
     sizes: tuple[tuple[str, int], ...]
@@ -76,6 +78,9 @@ class Signature:
     grid: tuple[tuple[str, int], ...] = ()
     names: tuple[str, ...] = ()
     cardinalities: tuple[int, ...] = ()
+    projections: tuple[tuple[str, tuple[int, int]], ...] = field(
+        default=(), compare=False, repr=False
+    )
 
     @property
     def axes(self) -> tuple[str, ...]:

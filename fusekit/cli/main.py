@@ -18,6 +18,7 @@ COMMANDS = (
     "list",
     "schema",
     "new",
+    "zoo",
     "doctor",
     "test-component",
 )

@@ -45,6 +45,7 @@ def open_run(
     """
     if which not in STATES:
         raise UsageError(f"--state is one of {', '.join(STATES)}, not {which}")
+    folder = last_stage(folder)
     config = folder / "config.yaml"
     if not config.is_file():
         raise UsageError(f"{folder} is no run folder: it has no config.yaml")
@@ -62,6 +63,15 @@ def open_run(
         latest = Checkpoints(folder / "checkpoints", wait=True)
         state = latest.restore(opened.program, replica=replica).state
     return replace(opened, state=state, step=int(state.step), replicas=count)
+
+
+def last_stage(folder: Path) -> Path:
+    """Of a run with stages the folder of the last that has a state; another folder itself."""
+    stages = folder / "stages"
+    begun = [f for f in stages.glob("*") if (f / "checkpoints").is_dir() or (f / "best").is_dir()]
+    if not begun:
+        return folder
+    return max(begun, key=lambda f: (f / "environment.json").stat().st_mtime)
 
 
 def open_config(config: str, sets: list[str] | None, *, fresh: bool = True) -> Opened:

@@ -27,7 +27,10 @@ def check(sections: Mapping[str, Any]) -> Iterator[Problem]:
 
     Where it is not known what a section declares, nothing is said.
     """
-    names: dict[str, list[str]] = {}
+    parts = sections.get("parts")
+    names: dict[str, list[str]] = {
+        "parts": [*map(str, parts)] if isinstance(parts, Mapping) else []
+    }
     for section in ("modalities", *NODES):
         found = declared(sections, section)
         if found is None:
@@ -88,7 +91,7 @@ def _wrong(text: str, kinds: set[Any], section: str, own: str, names: Names) -> 
         if Reference in kinds:
             return _reference(parse_reference(text), names)
         if Place in kinds:
-            return _place(parse_place(text), names["encoders"])
+            return _place(parse_place(text), names["encoders"], names["parts"])
     except ValueError:
         pass
     return None
@@ -99,7 +102,7 @@ def _reference(reference: Reference, names: Names) -> Problem | None:
     name, prefix, known, what = reference.name, "", nodes, "nothing"
     if name == "batch" and reference.ports:
         name, prefix, known, what = reference.ports[0], "batch.", names["modalities"], "no modality"
-    if name in known or name == "batch":
+    if name in known or name == "batch" or name.partition(".")[0] in names["parts"]:
         return None
     if not prefix and name in names["modalities"]:
         message = f"{name} is a modality: what comes from data is a port of batch"
@@ -122,8 +125,8 @@ def _view(reference: Reference, own: str, modalities: list[str]) -> Problem | No
     return Problem((), f"no modality is called {name}", found, due, close, lacking=True)
 
 
-def _place(place: Place, stacks: list[str]) -> Problem | None:
-    if place.stack in stacks:
+def _place(place: Place, stacks: list[str], parts: list[str]) -> Problem | None:
+    if place.stack in stacks or place.stack.partition(".")[0] in parts:
         return None
     due = f"a place in one of {', '.join(stacks)}" if stacks else "an encoder's layers"
     close = nearest(place.stack, stacks)

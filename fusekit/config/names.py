@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from fusekit.config import stages
 from fusekit.config.declared import declared
 from fusekit.config.reference import NAME
 from fusekit.config.scalars import show
@@ -11,6 +12,9 @@ from fusekit.config.sections import NODES, RESERVED, RESERVED_NODES, SECTIONS
 from fusekit.config.validate import NAME_WORDS, KeyProblem
 from fusekit.config.words import one_of
 from fusekit.errors import Problem, nearest
+
+NAMED = (*NODES, "parts")
+"""Sections whose names are of one namespace."""
 
 _NAME = re.compile(rf"^{NAME}\Z")
 
@@ -21,9 +25,9 @@ def check(sections: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[Pro
     `given` are the sections as they were given, with the entries that have a fault.
     """
     taken: dict[str, str] = {}
-    for section in SECTIONS:
+    for section in (*SECTIONS, "parts"):
         entries = sections.get(section)
-        nodes = section == "modalities" or section in NODES
+        nodes = section == "modalities" or section in NAMED
         reserved = RESERVED | RESERVED_NODES if nodes else RESERVED
         for name in entries if isinstance(entries, Mapping) else ():
             if not isinstance(name, str) or not _NAME.match(name):
@@ -36,13 +40,15 @@ def check(sections: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[Pro
             elif name in reserved:
                 message = f"`{name}` is reserved: it stands for {reserved[name]}"
                 yield KeyProblem((section, name), message, expected="another name")
-            elif section in NODES:
+            elif section in NAMED:
                 if name in taken:
-                    message = f"`{name}` is taken: `{taken[name]}` has a node of this name"
+                    what = "part" if taken[name] == "parts" else "node"
+                    message = f"`{name}` is taken: `{taken[name]}` has a {what} of this name"
                     yield KeyProblem((section, name), message, expected="another name")
                 taken.setdefault(name, section)
     yield from _selected(given)
     yield from _provided(given)
+    yield from stages.check(given)
 
 
 def _selected(sections: Mapping[str, Any]) -> Iterator[Problem]:

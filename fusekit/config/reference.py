@@ -1,5 +1,8 @@
 """References: how a config names a stream, `NAME[@POINT][.PORT...]`.
 
+A node of a part is named `PART.NODE`, with a point too: `PART.NODE@3`. Without a point the names
+alone do not tell nodes from ports; the graph does, which knows the parts.
+
 Layers count from 0. `x@input` is what enters layer 0, `x@k` the output of layer k, `x@-1` that of
 the last, `x` the end after the final norm. Ranges are inclusive: `@3..`, `@..3`, `@-4..`, `@..`,
 `@3../4`; lists are `@0+4+8`.
@@ -19,10 +22,10 @@ NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 _COUNT = r"[0-9]{1,9}"
 _INT = rf"-?{_COUNT}"
 POINT = rf"(?:input|{_INT}(?:\+{_INT})*|(?:{_INT})?\.\.(?:{_INT})?(?:/{_COUNT})?)"
-PATTERN = rf"^{NAME}(?:@{POINT})?(?:\.{NAME})*$"
+PATTERN = rf"^{NAME}(?:(?:\.{NAME})?@{POINT})?(?:\.{NAME})*$"
 PLACE_PATTERN = rf"^{NAME}(?:\.{NAME})?@{POINT}$"
 
-_REFERENCE = re.compile(rf"^({NAME})(?:@({POINT}))?((?:\.{NAME})*)\Z")
+_REFERENCE = re.compile(rf"^(?:({NAME}(?:\.{NAME})?)@({POINT})|({NAME}))((?:\.{NAME})*)\Z")
 _PLACE = re.compile(rf"^({NAME}(?:\.{NAME})?)@({POINT})\Z")
 _RANGE = re.compile(rf"^({_INT})?\.\.({_INT})?(?:/({_COUNT}))?\Z")
 
@@ -95,8 +98,8 @@ def parse_reference(text: Any) -> Reference:
     if isinstance(text, Reference):
         return text
     if isinstance(text, str) and (match := _REFERENCE.match(text)):
-        name, point, ports = match.groups()
-        return Reference(name, point, tuple(ports.split(".")[1:]))
+        pointed, point, name, ports = match.groups()
+        return Reference(pointed or name, point, tuple(ports.split(".")[1:]))
     raise ValueError("a reference is NAME[@POINT][.PORT], such as image, text@3 or image.mean")
 
 

@@ -22,7 +22,7 @@ NODES = ("encoders", "fusion", "heads")
 SINGLE = {("train", "optimizer"): "optimizer", ("train", "schedule"): "schedule"}
 """Components that stand alone."""
 
-OTHER = ("version", "train", "mesh", "meta")
+OTHER = ("version", "parts", "train", "stages", "mesh", "meta")
 RESERVED = {"batch": "what comes from data"}
 """Names that no entry may take, and what they stand for."""
 
@@ -34,17 +34,11 @@ RESERVED_NODES = {
 """Names that no modality and no node may take besides, and what they stand for."""
 
 LATER = {
-    "parts": "",
-    "stages": "train, which is one stage",
-    "tasks": "losses, whose objective is the sum, each times its weight",
-    "turns": "",
     "like": "the size, written out",
-    "attend": "",
     "tag": "",
     "interleaved": "",
     "next_token": "",
     "subset": "",
-    "mask": "",
 }
 """Sections, fields and types of the design that are not there yet, and what to write instead."""
 

@@ -25,10 +25,11 @@ from fusekit.config.frozen import FrozenDict
 from fusekit.config.mesh import Mesh
 from fusekit.config.meta import Meta
 from fusekit.config.names import check
+from fusekit.config.part import Part
 from fusekit.config.scalars import show
 from fusekit.config.sections import SECTIONS, VERSION
 from fusekit.config.shape import tidied
-from fusekit.config.train import Section, Train
+from fusekit.config.train import GroupName, Section, Stage, Train
 from fusekit.config.tree import Path
 from fusekit.config.union import OneOf
 from fusekit.config.validate import tidy
@@ -58,6 +59,9 @@ class Experiment(Section):
     heads: Entries[Annotated[HeadSpec, OneOf("head")]] = Field(
         default_factory=FrozenDict, description="what is read out"
     )
+    parts: Annotated[dict[GroupName, Part], AfterValidator(FrozenDict)] = Field(
+        default_factory=FrozenDict, description="pieces of the graph that are run again"
+    )
     losses: Entries[Annotated[LossSpec, OneOf("loss")]] = Field(
         default_factory=FrozenDict, description="what is optimised"
     )
@@ -69,6 +73,9 @@ class Experiment(Section):
     )
     train: Train = Field(
         default_factory=lambda: Train.model_validate({}), description="how the parameters are found"
+    )
+    stages: Annotated[dict[GroupName, Stage], AfterValidator(FrozenDict)] = Field(
+        default_factory=FrozenDict, description="stages of training, one after another"
     )
     mesh: Mesh = Field(
         default_factory=lambda: Mesh.model_validate({}),

@@ -1,5 +1,6 @@
-"""The `train` section: one stage of training."""
+"""The `train` section, which is one stage of training, and `stages`, which are several."""
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -48,6 +49,48 @@ def _default(slot: str, name: str) -> Any:
     return component
 
 
+Name = Annotated[str, Field(pattern=rf"^{NAME}$"), Say("the name of an entry")]
+Mixture = Annotated[dict[Name, Positive], AfterValidator(FrozenDict)]
+"""Sources, and the share of the rows that each gives."""
+Moved = Annotated[dict[Glob, Glob], AfterValidator(FrozenDict)]
+Copied = Annotated[dict[Glob, Glob | tuple[Glob, ...]], AfterValidator(FrozenDict)]
+
+
+class Start(Section):
+    """Which parameters a stage begins with. What is found nowhere is as it is before training."""
+
+    stage: Name | None = Field(None, description="an earlier stage; default the one before")
+    folder: Path | None = Field(None, description="a folder of checkpoints, in place of a stage")
+    average: Mixture | None = Field(None, description="stages by weight, in place of one of them")
+    only: tuple[Glob, ...] | None = Field(None, description="the paths to take, as globs")
+    rename: Moved = Field(
+        default_factory=FrozenDict,
+        description="their paths, and what they are called here; `*` stands for one step on both",
+    )
+    copies: Copied = Field(
+        default_factory=FrozenDict,
+        description="paths here, and STAGE.path of what is copied there; of a list one an expert",
+    )
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "Start":
+        given = [n for n in ("stage", "folder", "average") if getattr(self, n) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(f'`{n}`' for n in given)} are both given: give one")
+        return self
+
+
+class Task(Section):
+    """One of several objectives that a stage takes in turn, or adds up."""
+
+    losses: tuple[Name, ...] = Field(min_length=1, description="their names")
+    data: Mixture | None = Field(None, description="sources by weight; default those of the stage")
+    weight: Positive = Field(1.0, description="share of the steps, or factor of the sum")
+
+
+Tasks = Annotated[dict[GroupName, Task], AfterValidator(FrozenDict)]
+
+
 class Train(Section):
     """How the parameters are found. `steps` or `epochs` says how long."""
 
@@ -74,6 +117,23 @@ class Train(Section):
     trainable: tuple[Glob, ...] | None = Field(
         None, description="the parameters that change, as globs; all others are frozen; default all"
     )
+    losses: tuple[Name, ...] | None = Field(
+        None, description="the names of those that are optimised; default all"
+    )
+    metrics: tuple[Name, ...] | None = Field(
+        None, description="the names of those that are measured; default all"
+    )
+    data: Mixture | None = Field(None, description="sources by weight; default all, as declared")
+    tasks: Tasks = Field(
+        default_factory=FrozenDict, description="losses with data of their own, by name"
+    )
+    turns: Literal["alternate", "sum"] = Field(
+        "alternate", description="one task a step, or the sum of all in every step"
+    )
+    without: tuple[Name, ...] = Field((), description="operators that are left away")
+    start: Name | Start | None = Field(
+        None, description="which parameters to begin with: a stage, or rules"
+    )
     compute: Literal["float32", "bfloat16"] = Field("float32", description="dtype of activations")
     evaluate_every: Steps | None = Field(None, description="steps; default each epoch")
     checkpoint_every: Steps | None = Field(None, description="steps; default each epoch")
@@ -90,4 +150,31 @@ class Train(Section):
     def _one_length(self) -> "Train":
         if self.steps is not None and self.epochs is not None:
             raise ValueError("`steps` and `epochs` are both given: give one")
+        if self.tasks and (self.losses is not None or self.data is not None):
+            raise ValueError("`tasks` have losses and data of their own: give either")
         return self
+
+    @property
+    def origin(self) -> Start | None:
+        """What `start` says, a name as a stage."""
+        if isinstance(self.start, str):
+            return Start.model_validate({"stage": self.start})
+        return self.start
+
+
+class Stage(Train):
+    """One of several stages. What it does not say is as `train` says."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _length(cls, data: Any) -> Any:
+        return data
+
+    def over(self, train: Train) -> Train:
+        """This stage, with all that `train` says and it does not."""
+        mine = {name: getattr(self, name) for name in self.model_fields_set}
+        base = {name: getattr(train, name) for name in train.model_fields_set}
+        for groups in (("steps", "epochs"), ("tasks", "losses", "data")):
+            if any(mine.get(name) is not None for name in groups):
+                base = {name: value for name, value in base.items() if name not in groups}
+        return Train(**{**base, **mine})

@@ -178,6 +178,9 @@ def _key(path: Path, hints: list[words.Hint]) -> Problem:
         )
     if any(kind is int for kind, _ in words.flat(hints)):
         return KeyProblem(path, DUE, show(path[-1]), words.expected(hints))
+    said = [it.words for _, metadata in hints for it in metadata if isinstance(it, words.Say)]
+    if said:
+        return KeyProblem(path, DUE, show(name), said[0])
     return KeyProblem(path, "is not a name", show(name), NAME_WORDS)
 
 

@@ -160,8 +160,11 @@ def cases_of(component: type[Component], *, thorough: bool = False) -> list[Case
 
 
 def _inputs(component: type[Component]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Roles and kinds to try, by slot."""
-    if issubclass(component, ModalitySpec):
+    """Roles and kinds to try: those that the component names, or else by slot."""
+    if own := component.example_inputs():
+        for inputs in own:
+            yield ", ".join(inputs.values()), inputs
+    elif issubclass(component, ModalitySpec):
         for kind in KINDS:
             yield kind, {"of": kind}
     elif issubclass(component, EncoderSpec | HeadSpec):
@@ -199,7 +202,10 @@ def _spec(
             return None
         fields.setdefault("inputs", tuple(inputs))
     elif issubclass(component, LossSpec | MetricSpec):
-        if "inputs" in component.model_fields:
+        own = [role for role in inputs if role in component.model_fields]
+        if component.example_inputs():
+            fields = {**{role: f"some.{role}" for role in own}, **fields}
+        elif "inputs" in component.model_fields:
             fields["inputs"] = tuple(inputs)
         else:
             fields = {**{role: f"some.{role}" for role in inputs}, **fields}

@@ -21,7 +21,7 @@ class Ordering:
         self.at: dict[tuple[str, int], list[tuple[str, int, int]]] = {}
         """(stack, layer) -> the (operator, place, position in the place) acting there, in order."""
         for name, node in nodes.items():
-            for number, place in enumerate(node.places):
+            for number, place in enumerate(() if node.idle else node.places):
                 for position, where in enumerate(place.stacks):
                     self.at.setdefault(where, []).append((name, number, position))
         self._events: dict[Key, Event] = {}
@@ -38,11 +38,16 @@ class Ordering:
             return Key("layer", stack, layer)
         return Key("raw", stack, layer) if edits == 0 else Key("after", stack, layer, edits)
 
-    def _before(self, stack: str, layer: int, edits: int) -> Key:
+    def _before(self, stack: str, layer: int, edits: int) -> Read:
         """The stream entering a layer, as changed by the first `edits` operators there."""
         if edits == 0:
-            return Key("layer", stack, layer - 1)
-        return Key("before", stack, layer, edits)
+            return self._entering(stack, layer)
+        return Read(Key("before", stack, layer, edits))
+
+    def _entering(self, stack: str, layer: int) -> Read:
+        """The output of the layer before, or what a part gives in its place."""
+        given = self.nodes[stack].given.get(layer - 1)
+        return given or Read(Key("layer", stack, layer - 1))
 
     def event_of(self, key: Key) -> Event:
         """The event that gives this value."""
@@ -74,7 +79,7 @@ class Ordering:
     def _node_event(self, node: Node, key: Key) -> Event:
         spec = node.spec
         if isinstance(spec, StackSpec):
-            last = Read(Key("layer", node.name, spec.layers() - 1))
+            last = self._entering(node.name, spec.layers())
             return Event("end", node.name, 0, (("stream", last),), (Key("out", node.name),))
         if isinstance(spec, ModalitySpec) and spec.of is None:
             return Event("batch", node.name, 0, (), (key,))
@@ -103,7 +108,7 @@ class Ordering:
             return self._leave(self.nodes[operator], place)
         if key.index == INPUT:
             return Event("start", node.name, 0, tuple(self._reads(node)), (key,))
-        entering = Read(self._before(node.name, key.index, len(acting)))
+        entering = self._before(node.name, key.index, len(acting))
         edits = [
             (f"edit{n}", Read(Key("edit", node.name, key.index, n + 1))) for n in range(len(acting))
         ]
@@ -129,7 +134,7 @@ class Ordering:
         gives: list[Key] = []
         for number, (stack, layer) in enumerate(node.places[place].stacks):
             order = self._position(node, place, (stack, layer))
-            reads.append((f"stream{number}", Read(self._before(stack, layer, order))))
+            reads.append((f"stream{number}", self._before(stack, layer, order)))
             gives.append(Key("edit", stack, layer, order + 1))
             gives.append(Key("before", stack, layer, order + 1))
         reads.append(("state", Read(Key("state", node.name, place - 1))))

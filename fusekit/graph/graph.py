@@ -8,16 +8,28 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from fusekit.component import LossSpec, MetricSpec, NodeSpec
+from fusekit.config.frozen import FrozenDict
 from fusekit.errors import ConfigError, Position, Problem
 from fusekit.graph.events import Ordering, order
 from fusekit.graph.infer import Given, Inference
 from fusekit.graph.node import BATCH, Event, Key, Node, Objective, Read, Role
-from fusekit.graph.use import meant_of, misnamed, not_in, unreached, unused, wanted_of
+from fusekit.graph.parts import Parts
+from fusekit.graph.use import (
+    leave_away,
+    meant_of,
+    misnamed,
+    not_in,
+    unreached,
+    unused,
+    unused_parts,
+    wanted_of,
+)
 from fusekit.graph.wiring import Wiring
 from fusekit.stream import Signature
 
 if TYPE_CHECKING:
     from fusekit.config.spec import Experiment
+    from fusekit.config.train import Train
 
 Locate = Callable[[tuple[str | int, ...]], Position | None]
 
@@ -30,8 +42,10 @@ class Graph:
 
     Args:
       experiment: what was declared.
-      nodes: by name; modalities and views as `batch.<name>`.
-      losses, metrics: with their wires.
+      nodes: by name; modalities and views as `batch.<name>`, those of parts as `<part>.<name>`.
+      losses, metrics: with their wires; those that the stage `experiment.train` names.
+      every_loss: all that are declared.
+      whole: the graph with the operators that the stage leaves away; `None` if it leaves none.
       events: everything the model does, in order.
       signatures: of every value.
       inputs_of: the signatures that came in, by (event kind, node, index).
@@ -44,10 +58,17 @@ class Graph:
     events: tuple[Event, ...]
     signatures: dict[Key, Given] = field(repr=False)
     inputs_of: dict[tuple[str, str, int], dict[str, Signature]] = field(repr=False)
+    every_loss: dict[str, Objective] = field(default_factory=dict, repr=False)
+    whole: "Graph | None" = field(default=None, repr=False)
 
     @property
     def heads(self) -> dict[str, Node]:
-        return {name: node for name, node in self.nodes.items() if node.role == "head"}
+        """The declared ones."""
+        return {
+            name: node
+            for name, node in self.nodes.items()
+            if node.role == "head" and node.repeat is None
+        }
 
     @property
     def inputs(self) -> dict[str, Node]:
@@ -70,22 +91,31 @@ class Graph:
 def resolve(experiment: "Experiment", locate: Locate | None = None) -> Graph:
     """Checks an experiment and orders its layers. Raises `ConfigError` with every problem."""
     nodes = _nodes(experiment)
-    wiring = Wiring(nodes, experiment.modalities)
+    wiring = Wiring(nodes, experiment.modalities, experiment.parts)
+    parts = Parts(wiring, experiment.parts)
+    wiring.place()
+    parts.place()
     wiring.all()
-    losses = _objectives(experiment.losses, "losses", wiring)
-    metrics = _objectives(experiment.metrics, "metrics", wiring)
+    parts.wire()
+    every_loss = _objectives(experiment.losses, "losses", wiring)
+    every_metric = _objectives(experiment.metrics, "metrics", wiring)
+    train = experiment.train
+    losses = _chosen(every_loss, losses_of(train))
+    metrics = _chosen(every_metric, train.metrics)
     problems = [*wiring.problems, *_reserved(experiment)]
+    problems += leave_away(nodes, train.without, {"losses": losses, "metrics": metrics})
     ordering = Ordering(nodes)
     wanted = wanted_of(nodes, losses, metrics)
     events = order(ordering, wanted, problems.append)
     problems += unused(nodes, wiring.used | wiring.meant)
+    problems += unused_parts(experiment.parts, wiring.used)
     meant = order(ordering, meant_of(nodes, wiring.meant), problems.append, events)
     problems += unreached(nodes, (*events, *meant))
     every = (*events, *meant)
     every += order(ordering, not_in(nodes, every), problems.append, every)
     inference = Inference(nodes)
     inference.run(every)
-    for section, objectives in (("losses", losses), ("metrics", metrics)):
+    for section, objectives in (("losses", every_loss), ("metrics", every_metric)):
         for name, objective in objectives.items():
             inference.objective(objective, (section, name))
     problems += inference.problems
@@ -93,7 +123,25 @@ def resolve(experiment: "Experiment", locate: Locate | None = None) -> Graph:
         problems += misnamed(experiment, nodes)
         raise ConfigError(in_order(problems, locate))
     _trim(nodes, events)
-    return Graph(experiment, nodes, losses, metrics, events, inference.signatures, inference.inputs)
+    whole = None
+    if train.without:
+        acting = train.model_copy(update={"without": (), "losses": None, "tasks": FrozenDict()})
+        whole = resolve(experiment.model_copy(update={"train": acting}), locate)
+    signatures, inputs = inference.signatures, inference.inputs
+    return Graph(experiment, nodes, losses, metrics, events, signatures, inputs, every_loss, whole)
+
+
+def losses_of(train: "Train") -> tuple[str, ...] | None:
+    """The names of the losses of a stage, of all its tasks together; `None`: all."""
+    if not train.tasks:
+        return train.losses
+    return tuple(dict.fromkeys(name for task in train.tasks.values() for name in task.losses))
+
+
+def _chosen(
+    objectives: dict[str, Objective], names: tuple[str, ...] | None
+) -> dict[str, Objective]:
+    return {name: o for name, o in objectives.items() if names is None or name in names}
 
 
 def in_order(problems: Iterable[Problem], locate: Locate | None) -> list[Problem]:

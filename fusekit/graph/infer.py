@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from fusekit.component import ModalitySpec, NodeSpec, OperatorSpec, StackSpec
-from fusekit.config.reference import Reference
+from fusekit.config.reference import INPUT, Reference
 from fusekit.errors import Problem, WiringError, nearest
 from fusekit.graph.node import BATCH, READ, Event, Key, Node, Objective, Read, Wire
 from fusekit.graph.select import select_signature
@@ -88,15 +88,40 @@ class Inference:
         if len(field) == 2 and field[0] == "inputs":
             wire = wires_by_role(owner).get(str(field[1]))
             field = wire.field if wire else field
+        repeat = owner.repeat if isinstance(owner, Node) else None
+        if repeat is not None:
+            if self._said(repeat.of, problem.message):
+                return
+            field, problem = (), replace(problem, message=f"as {owner.name}: {problem.message}")
         problem = replace(problem, path=(*path, *field))
         if (problem.path, problem.message) not in self._told:
             self._told.add((problem.path, problem.message))
             self.problems.append(problem)
 
+    def _said(self, name: str, message: str) -> bool:
+        """Whether a fault of a node is told already where it is declared."""
+        path = self.nodes[name].path
+        return any(path == p.path[: len(path)] and p.message == message for p in self.problems)
+
     def _inputs(self, event: Event, node: Node) -> dict[str, Signature] | None:
         """Signatures by role; `None` if one is unknown for a fault reported already."""
         reads = [(r, read) for r, read in event.reads if read.key.kind not in WITHIN]
-        return self._read(reads, node, node.path)
+        found = self._read(reads, node, node.path)
+        if found is None or event.kind not in ("begin", "enter", "leave"):
+            return found
+        return {**found, **self._projecting(node, max(event.index, 0), found)}
+
+    def _projecting(
+        self, node: Node, place: int, streams: Mapping[str, Signature]
+    ) -> dict[str, Signature]:
+        """The streams that an operator edits, telling what the layers there project."""
+        found: dict[str, Signature] = {}
+        for number, (stack, layer) in enumerate(node.places[place].stacks):
+            spec, stream = self.nodes[stack].spec, streams[f"stream{number}"]
+            if isinstance(spec, StackSpec) and layer > INPUT:
+                sizes = tuple(spec.projections(layer, stream).items())
+                found[f"stream{number}"] = stream.with_(projections=sizes)
+        return found
 
     def _read(
         self, reads: list[tuple[str, Read]], owner: Owner, path: Path

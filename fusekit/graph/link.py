@@ -8,8 +8,9 @@ Link = Literal["none", "softmax", "sigmoid"]
 
 
 def answering(graph: Graph) -> tuple[str, ...]:
-    """Names of all nodes that answer, heads first."""
-    fused = [n for n, node in graph.nodes.items() if node.role == "fusion"]
+    """Names of all declared nodes that answer, heads first."""
+    nodes = graph.nodes.items()
+    fused = [n for n, node in nodes if node.role == "fusion" and node.repeat is None]
     return (*graph.heads, *(n for n in fused if graph.nodes[n].spec.link != "none"))
 
 

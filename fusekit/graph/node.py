@@ -73,9 +73,26 @@ class Wire:
     field: tuple[str | int, ...] = ()
 
 
+@dataclass(frozen=True)
+class Repeat:
+    """What a node of a part repeats.
+
+    Args:
+      part: the name of the part.
+      of: the node that is run again.
+      decay: of the average that its weights are, without gradient; `None`: no average.
+      own: whether it has weights of its own.
+    """
+
+    part: str
+    of: str
+    decay: float | None = None
+    own: bool = False
+
+
 @dataclass
 class Node:
-    """A declared component with its wires resolved."""
+    """A declared component, or one that a part runs again, with its wires resolved."""
 
     name: str
     role: Role
@@ -85,10 +102,17 @@ class Node:
     points: int = 0
     broken: bool = False
     """Whether a wire or place is missing, for a fault that is reported."""
+    repeat: Repeat | None = None
+    given: dict[int, Read] = field(default_factory=dict)
+    """What stands in the place of layers' outputs, in a part; -1 is `@input`."""
+    idle: bool = False
+    """Whether it is an operator that the stage leaves away."""
 
     @property
     def path(self) -> tuple[str | int, ...]:
         """Where the node stands in the config."""
+        if self.repeat is not None:
+            return ("parts", self.repeat.part)
         section = {"modality": "modalities", "encoder": "encoders", "head": "heads"}
         return (section.get(self.role, self.role), self.name.removeprefix("batch."))
 

@@ -10,9 +10,9 @@ from fusekit.graph.node import Node, ResolvedPlace
 
 
 def operators(nodes: dict[str, Node]) -> Iterator[tuple[Node, OperatorSpec, tuple[Place, ...]]]:
-    """The nodes that edit streams, with their specs and what they name as `into`."""
+    """The declared nodes that edit streams, with their specs and what they name as `into`."""
     for node in nodes.values():
-        if isinstance(node.spec, OperatorSpec) and node.spec.into:
+        if isinstance(node.spec, OperatorSpec) and node.spec.into and node.repeat is None:
             yield node, node.spec, node.spec.into
 
 
@@ -25,7 +25,7 @@ def edits_nothing(spec: NodeSpec) -> bool:
 def place(nodes: dict[str, Node]) -> Iterator[Problem]:
     """Gives every operator its places; those whose places do not exist are marked as broken."""
     for node in nodes.values():
-        if edits_nothing(node.spec):
+        if edits_nothing(node.spec) and node.repeat is None:
             node.broken = True
             yield Problem(
                 (*node.path, "into"),

@@ -5,8 +5,8 @@ A unit is a node's own module (`image`), one of its layers (`image.layers.3`) or
 the parameters of several layers stacked in one group; `Packing` translates.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -16,6 +16,7 @@ from jaxtyping import Array
 
 from fusekit.component import OperatorSpec, StackSpec
 from fusekit.context import name_hash
+from fusekit.errors import Problem
 from fusekit.graph.graph import Graph
 from fusekit.graph.infer import split_inputs
 from fusekit.graph.node import Node
@@ -86,40 +87,150 @@ def variables_of(module: nnx.Module) -> Tree:
     return nnx.to_pure_dict(nnx.state(module, nnx.Not(nnx.Param)))
 
 
+@dataclass(frozen=True)
+class Tied:
+    """A unit of a part whose parameters are another's."""
+
+    owner: UnitId
+    template: Template
+
+
+@dataclass(frozen=True)
+class Units:
+    """All units of a graph.
+
+    Args:
+      templates: of those that have parameters of their own, by their canonical paths.
+      tied: those of parts that run with the parameters of others.
+      origins: of units of parts that begin as copies of others, these.
+      averages: of units whose parameters are averages of others', by what is kept at each step.
+      problems: units of parts that do not fit the parameters that they are tied to.
+    """
+
+    templates: dict[UnitId, Template]
+    tied: dict[UnitId, Tied] = field(default_factory=dict)
+    origins: dict[UnitId, UnitId] = field(default_factory=dict)
+    averages: dict[UnitId, float] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    def owner(self, unit: UnitId) -> UnitId:
+        """Whose parameters a unit has."""
+        return self.tied[unit].owner if unit in self.tied else unit
+
+    def template(self, unit: UnitId) -> Template | None:
+        """How a unit is built; `None` if there is none."""
+        return self.tied[unit].template if unit in self.tied else self.templates.get(unit)
+
+
 def templates(graph: Graph) -> dict[UnitId, Template]:
-    """The template of every unit of the graph. Layers of uniform nodes share one."""
-    found: dict[UnitId, Template] = {}
-    for name, node in graph.nodes.items():
-        spec = node.spec
-        if isinstance(spec, StackSpec):
-            if ("start", name, 0) not in graph.inputs_of:
-                continue
-            inputs = graph.inputs_of["start", name, 0]
-            found[UnitId(name)] = Template.of(lambda rngs, s=spec, i=inputs: s.build(i, rngs=rngs))
-            read = [k for k in range(spec.layers()) if ("layer", name, k) in graph.inputs_of]
-            _layers(found, node, read, _stack_layer(graph, node))
-            end = graph.inputs_of.get(("end", name, 0))
-            if end is not None:
-                template = _template(
-                    lambda rngs, s=spec, e=end: s.build_end(e["stream"], rngs=rngs)
-                )
-                if template is not None:
-                    found[UnitId(name, END)] = template
-        elif isinstance(spec, OperatorSpec) and node.places:
-            inputs = graph.inputs_of[_operator_inputs(graph, node)]
-            streams, reads = split_inputs(inputs)
-            found[UnitId(name)] = Template.of(
-                lambda rngs, s=spec, i=streams, r=reads: s.build_operator(i, r, rngs=rngs)
-            )
-            _layers(found, node, range(len(node.places)), _operator_layer(graph, node))
-        elif ("call", name, 0) in graph.inputs_of:
-            inputs = graph.inputs_of["call", name, 0]
-            found[UnitId(name)] = Template.of(lambda rngs, s=spec, i=inputs: s.build(i, rngs=rngs))
-    for name, loss in graph.losses.items():
-        inputs = graph.inputs_of["loss", name, 0]
-        found[UnitId(f"losses.{name}")] = Template.of(
+    """The template of every unit of the graph with parameters of its own."""
+    return units(graph).templates
+
+
+def units(graph: Graph) -> Units:
+    """Every unit of the graph, those of losses and operators that its stage leaves away too: what
+    a state holds does not depend on the stage. Layers of uniform nodes share a template."""
+    found = Units({})
+    for node in graph.nodes.values():
+        made = _units_of(graph, node)
+        owner = _owner(graph, node)
+        if owner is node:
+            found.templates.update(made)
+        else:
+            _tie(found, made, node, owner)
+    for unit in found.templates:
+        repeat = graph.nodes[unit.node].repeat
+        if repeat is not None:
+            found.origins[unit] = UnitId(repeat.of, unit.layer)
+        if repeat is not None and repeat.decay is not None:
+            found.averages[unit] = repeat.decay
+    found.problems.extend(_idle(graph, found))
+    for name, loss in graph.every_loss.items():
+        inputs = graph.inputs_of.get(("loss", name, 0))
+        if inputs is None:
+            continue
+        found.templates[UnitId(f"losses.{name}")] = Template.of(
             lambda rngs, s=loss.spec, i=inputs: s.build(i, rngs=rngs)  # pyright: ignore
         )
+    if graph.whole is not None:
+        idle = units(graph.whole)
+        found.templates.update(
+            {u: t for u, t in idle.templates.items() if u not in found.templates}
+        )
+        found.origins.update(idle.origins)
+        found.averages.update(idle.averages)
+    return found
+
+
+def _owner(graph: Graph, node: Node) -> Node:
+    """The node that has the parameters with which a node runs."""
+    while node.repeat is not None and not node.repeat.own:
+        node = graph.nodes[node.repeat.of]
+    return node
+
+
+def _tie(found: Units, made: dict[UnitId, Template], node: Node, owner: Node) -> None:
+    """Ties units of a part to those of the owner. What only parts run has its path too."""
+    for unit, template in made.items():
+        theirs = UnitId(owner.name, unit.layer)
+        first = found.templates.setdefault(theirs, template)
+        found.tied[unit] = Tied(theirs, template)
+        mine, due = (_shapes(t) for t in (template, first))
+        if mine != due:
+            unlike = [name for name in {**due, **mine} if due.get(name) != mine.get(name)]
+            shown = ", ".join(
+                f"{n} {mine.get(n, 'none')}, not {due.get(n, 'none')}" for n in unlike
+            )
+            message = f"weights of {owner.name} do not fit {node.name}, which is tied to them"
+            expected = "inputs of the sizes that the original has, or weights: start"
+            found.problems.append(Problem(node.path, message, shown, expected))
+            return
+
+
+def _idle(graph: Graph, found: Units) -> Iterator[Problem]:
+    """Averages of what nothing runs."""
+    for unit in found.averages:
+        origin = found.owner(found.origins[unit])
+        if origin not in found.templates:
+            message = f"{unit.path} is an average of {origin.path}, which nothing runs"
+            yield Problem(graph.nodes[unit.node].path, message, expected="a loss that reads it")
+
+
+def _shapes(template: Template) -> dict[str, str]:
+    """The shapes of parameters and variables by path, as text."""
+    leaves = jax.tree_util.tree_leaves_with_path((template.params, template.variables))
+    return {
+        ".".join(str(getattr(step, "key", "")) for step in path[1:]): str(list(leaf.shape))
+        for path, leaf in leaves
+    }
+
+
+def _units_of(graph: Graph, node: Node) -> dict[UnitId, Template]:
+    """The templates of one node's units."""
+    found: dict[UnitId, Template] = {}
+    name, spec = node.name, node.spec
+    if isinstance(spec, StackSpec):
+        inputs = graph.inputs_of.get(("start", name, 0))
+        if inputs is not None:
+            found[UnitId(name)] = Template.of(lambda rngs: spec.build(inputs, rngs=rngs))
+        read = [k for k in range(spec.layers()) if ("layer", name, k) in graph.inputs_of]
+        _layers(found, node, read, _stack_layer(graph, node))
+        end = graph.inputs_of.get(("end", name, 0))
+        if end is not None:
+            template = _template(lambda rngs: spec.build_end(end["stream"], rngs=rngs))
+            if template is not None:
+                found[UnitId(name, END)] = template
+    elif isinstance(spec, OperatorSpec) and node.places:
+        inputs = graph.inputs_of.get(_operator_inputs(graph, node))
+        if inputs is not None:
+            streams, reads = split_inputs(inputs)
+            found[UnitId(name)] = Template.of(
+                lambda rngs: spec.build_operator(streams, reads, rngs=rngs)
+            )
+            _layers(found, node, range(len(node.places)), _operator_layer(graph, node))
+    elif ("call", name, 0) in graph.inputs_of:
+        inputs = graph.inputs_of["call", name, 0]
+        found[UnitId(name)] = Template.of(lambda rngs: spec.build(inputs, rngs=rngs))
     return found
 
 
@@ -208,6 +319,8 @@ class Group:
     units: tuple[UnitId, ...]
     template: Template
     stacked: bool
+    origins: tuple[UnitId, ...] = ()
+    """Whose initial values the units have, if not their own."""
 
     @property
     def name(self) -> str:
@@ -220,9 +333,8 @@ class Group:
 
     def keys(self, base: Array) -> Array:
         """The key of the unit, or those of the stacked units."""
-        if not self.stacked:
-            return self.units[0].key(base)
-        return jnp.stack([unit.key(base) for unit in self.units])
+        keys = [unit.key(base) for unit in self.origins or self.units]
+        return jnp.stack(keys) if self.stacked else keys[0]
 
     def init(self, base: Array) -> tuple[Tree, Tree]:
         """Initial state, each unit from its own key."""

@@ -31,6 +31,8 @@ def wanted_of(
     """The values to compute: heads, what objectives read, and what is kept for its own sake."""
     wanted: list[Key] = []
     for name, node in nodes.items():
+        if node.repeat is not None:
+            continue
         if node.role == "head" and node.points:
             wanted.extend(Key("point", name, k) for k in range(node.points))
         elif node.role == "head" or (node.spec.keep and not node.places):
@@ -48,9 +50,10 @@ def meant_of(nodes: dict[str, Node], meant: set[str]) -> list[Key]:
 
 
 def not_in(nodes: dict[str, Node], events: tuple[Event, ...]) -> list[Key]:
-    """The ends of the nodes of which nothing happens in these events."""
+    """The ends of the declared nodes of which nothing happens in these events, idle ones apart."""
     reached = {event.node for event in events}
-    return [end_of(node) for name, node in nodes.items() if name not in reached]
+    left = [n for n in nodes.values() if n.name not in reached and not n.repeat and not n.idle]
+    return [end_of(node) for node in left]
 
 
 def unused(nodes: dict[str, Node], used: set[str]) -> list[Problem]:
@@ -61,7 +64,7 @@ def unused(nodes: dict[str, Node], used: set[str]) -> list[Problem]:
     found: list[Problem] = []
     known = {name.removeprefix(f"{BATCH}.") for name in nodes}
     for name, node in nodes.items():
-        if name in used or node.spec.keep or node.places or node.broken:
+        if name in used or node.spec.keep or node.places or node.broken or node.repeat:
             continue
         bare = name.removeprefix(f"{BATCH}.")
         found.append(
@@ -76,9 +79,55 @@ def unused(nodes: dict[str, Node], used: set[str]) -> list[Problem]:
     return found
 
 
+def leave_away(
+    nodes: dict[str, Node], names: Iterable[str], objectives: dict[str, dict[str, Objective]]
+) -> list[Problem]:
+    """Makes operators idle, with those of parts that repeat them; and says what reads their ports.
+
+    Args:
+      nodes: by name.
+      names: of the operators that a stage leaves away.
+      objectives: of the stage, by section and name.
+    """
+    found: list[Problem] = []
+    for number, name in enumerate(names):
+        if name in nodes and not nodes[name].places and not nodes[name].broken:
+            message = f"{name} edits no stream, so it cannot be left away"
+            found.append(Problem(("train", "without", number), message, expected="an operator"))
+    for node in nodes.values():
+        root = node
+        while root.repeat is not None:
+            root = nodes[root.repeat.of]
+        node.idle = root.name in names and bool(node.places)
+    readers = [(node.path, node) for node in nodes.values() if not node.idle]
+    readers += [((s, n), o) for s, each in objectives.items() for n, o in each.items()]
+    for path, reader in readers:
+        for role, wire in [*reader.wires.items()]:
+            if any(read.key.kind == "ports" and nodes[read.key.node].idle for read in wire.reads):
+                message = f"reads {wire.reference} of an operator that is left away"
+                found.append(Problem((*path, *wire.field), message))
+                reader.broken = True
+                del reader.wires[role]
+    return found
+
+
+def unused_parts(parts: Iterable[str], used: set[str]) -> list[Problem]:
+    """Parts of which nothing reads a node."""
+    return [
+        Problem(("parts", part), f"nothing uses {part}", expected=f"a reference to {part}.NODE")
+        for part in parts
+        if part not in used
+    ]
+
+
 def unreached(nodes: dict[str, Node], events: tuple[Event, ...]) -> list[Problem]:
-    """Operators none of whose edits is read."""
-    reached = {event.node for event in events}
+    """Operators none of whose edits is read, in a part neither."""
+    reached: set[str] = set()
+    for name in {event.node for event in events}:
+        reached.add(name)
+        while (repeat := nodes[name].repeat) is not None and repeat.of in nodes:
+            name = repeat.of
+            reached.add(name)
     return [
         Problem(
             (*node.path, "into"),
@@ -87,7 +136,7 @@ def unreached(nodes: dict[str, Node], events: tuple[Event, ...]) -> list[Problem
             expected="a loss, metric or head that depends on these layers",
         )
         for name, node in nodes.items()
-        if node.places and name not in reached
+        if node.places and name not in reached and node.repeat is None and not node.idle
     ]
 
 

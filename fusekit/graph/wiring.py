@@ -1,6 +1,6 @@
 """From references to wires: which value each role of each component reads."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from fusekit.component import EncoderSpec, HeadSpec, ModalitySpec, OperatorSpec, StackSpec
@@ -19,30 +19,70 @@ MANY_NAMES = 12
 class Wiring:
     """Resolves the references of an experiment; collects every problem."""
 
-    def __init__(self, nodes: dict[str, Node], modalities: Mapping[str, ModalitySpec]):
+    def __init__(
+        self,
+        nodes: dict[str, Node],
+        modalities: Mapping[str, ModalitySpec],
+        parts: Iterable[str] = (),
+    ):
         self.nodes = nodes
         self.modalities = modalities
+        self.parts = tuple(parts)
         self.problems: list[Problem] = []
         self.used: set[str] = set()
         """Nodes that something reads or edits."""
         self.meant: set[str] = set()
         """Nodes that a reference with a fault means, or probably means."""
+        self.same: dict[str, str] = {}
+        """Nodes of parts that stand for the originals, since they would be the same."""
 
-    def all(self) -> None:
-        """Resolves the places and references of every node."""
+    def place(self) -> None:
+        """Resolves the places of every declared node."""
         for node in self.nodes.values():
             node.points = node.spec.points()
         self.problems.extend(place(self.nodes))
         for _, _, into in operators(self.nodes):
             stacks = [n for n, node in self.nodes.items() if isinstance(node.spec, StackSpec)]
             for one in into:
-                self.used.add(one.stack)
+                self._uses(one.stack)
                 self.meant.update(() if one.stack in self.nodes else nearest(one.stack, stacks, 1))
-        for node in _read_before_reading(self.nodes):
+
+    def all(self) -> None:
+        """Resolves the references of every declared node."""
+        for node in self._read_before_reading():
             self.wire(node, node.path)
             wire = node.wires.get("input")
             if isinstance(node.spec, HeadSpec) and wire is not None and wire.many:
                 node.points = len(wire.reads)
+                for other in self.nodes.values():
+                    if self.original(other) is node:
+                        other.points = node.points
+
+    def original(self, node: Node) -> Node:
+        """The declared node that a node of a part repeats; a declared node itself."""
+        return node if node.repeat is None else self.original(self.nodes[node.repeat.of])
+
+    def _read_before_reading(self) -> Iterator[Node]:
+        """All declared nodes, heads first and each after the head that it reads: how many points a
+        head has depends on what it reads, and on that what others read of it."""
+        done: set[str] = set()
+        for node in sorted(self.nodes.values(), key=lambda node: node.role != "head"):
+            chain: dict[str, Node] = {}
+            follow: Node | None = None if node.repeat else node
+            while follow is not None and follow.name not in chain and follow.name not in done:
+                chain[follow.name] = follow
+                spec = follow.spec
+                read = self.node_of(spec.input) if isinstance(spec, HeadSpec) else ""
+                follow = self.original(self.nodes[read]) if read in self.nodes else None
+            done.update(chain)
+            yield from reversed(chain.values())
+
+    def node_of(self, reference: Reference) -> str:
+        """The name of the node that a reference names, whether there is one or not."""
+        path = [*reference.name.split("."), *reference.ports]
+        if path[0] in self.parts and len(path) > 1:
+            return ".".join(path[: 3 if path[1] == BATCH else 2])
+        return ".".join(path[:2]) if path[0] == BATCH else path[0]
 
     def wire(self, owner: Node | Objective, path: Path) -> None:
         """Resolves the references of one component."""
@@ -63,19 +103,52 @@ class Wiring:
         elif problems:
             owner.broken = True
 
-    def resolve(self, reference: Reference, owner: Node | Objective) -> Wire | Problem:
+    def resolve(self, reference: Reference, owner: Node | Objective | None) -> Wire | Problem:
         """The wire of a reference, or what is wrong with it."""
-        if reference.name == BATCH:
+        if reference.name == BATCH or reference.name.startswith(f"{BATCH}."):
             return self._batch(reference, owner)
+        if reference.name.partition(".")[0] in self.parts:
+            return self._of_part(reference, owner)
         node = self.nodes.get(reference.name)
         if node is None:
             return self._unknown(reference)
+        return self._of_node(node, reference, owner)
+
+    def _uses(self, name: str) -> None:
+        """Notes that a node is used, and what it repeats."""
+        self.used.add(name)
+        repeat = self.nodes[name].repeat if name in self.nodes else None
+        if repeat is not None:
+            self.used.add(repeat.part)
+            self._uses(repeat.of)
+
+    def _of_part(self, reference: Reference, owner: Node | Objective | None) -> Wire | Problem:
+        """The wire of a reference to a node of a part."""
+        path = [*reference.name.split("."), *reference.ports]
+        part, name = path[0], self.node_of(reference)
+        count = len(name.split("."))
+        own = [name for name in (*self.nodes, *self.same) if name.startswith(f"{part}.")]
+        if name not in own:
+            self.used.add(part)
+            message = f"{part} is a part, of which a node is due"
+            if len(path) > 1:
+                message = f"the part {part} runs nothing that is called {path[1]}"
+            close = nearest(name, own)
+            return Problem((), message, str(reference), "" if close else _one_of(own), close)
+        self._uses(name)
+        node = self.nodes[self.same.get(name, name)]
+        ports = tuple(path[count:]) if reference.point is None else reference.ports
+        return self._of_node(node, Reference(name, reference.point, ports), owner)
+
+    def _of_node(
+        self, node: Node, reference: Reference, owner: Node | Objective | None
+    ) -> Wire | Problem:
         if node is owner:
             own = isinstance(node.spec, EncoderSpec) and node.name in self.modalities
             hint = f"batch.{node.name}, or no `input`" if own else ""
             self.meant.update([f"{BATCH}.{node.name}"] if own else [])
             return Problem((), "a component cannot read itself", str(reference), hint)
-        self.used.add(node.name)
+        self._uses(node.name)
         if reference.point is not None:
             return self._point(node, reference)
         if node.places:
@@ -145,12 +218,14 @@ class Wiring:
             )
         return Wire(reads, True, reference)
 
-    def _batch(self, reference: Reference, owner: Node | Objective) -> Wire | Problem:
-        view = isinstance(owner.spec, ModalitySpec)
-        known = [name for name in self.modalities if owner.name != f"{BATCH}.{name}"]
+    def _batch(self, reference: Reference, owner: Node | Objective | None) -> Wire | Problem:
+        view = owner is not None and isinstance(owner.spec, ModalitySpec)
+        own = "" if owner is None else owner.name
+        known = [name for name in self.modalities if own != f"{BATCH}.{name}"]
         shown = str(reference)
         if reference.point is not None and view:
-            shown = f"{reference.ports[0]}@{reference.point}"
+            named = [*reference.name.split("."), *reference.ports][1]
+            shown = f"{named}@{reference.point}"
             due = _one_of(known)
             return Problem((), "a view is made from a modality, which has no layers", shown, due)
         if reference.point is not None:
@@ -164,7 +239,8 @@ class Wiring:
         if name not in self.modalities:
             close = nearest(name, known)
             self.meant.update(f"{BATCH}.{other}" for other in close[:1])
-            if isinstance(owner.spec, EncoderSpec) and owner.spec.input is None:
+            spec = None if owner is None else owner.spec
+            if isinstance(spec, EncoderSpec) and spec.input is None:
                 message = f"no modality is called {name}, which an encoder without `input` reads"
                 return Problem((), message, "no `input`", "input: what it reads", close)
             prefix = "" if view else f"{BATCH}."
@@ -179,20 +255,6 @@ class Wiring:
             return Problem((), "a view cannot be made from itself", name)
         self.used.add(node)
         return Wire((Read(Key("out", node), reference.ports[1:], shown),), False, reference)
-
-
-def _read_before_reading(nodes: dict[str, Node]) -> Iterator[Node]:
-    """All nodes, a head after the head that it reads: how many points it has depends on that."""
-    done: set[str] = set()
-    for node in nodes.values():
-        chain: dict[str, Node] = {}
-        follow: Node | None = node
-        while follow is not None and follow.name not in chain and follow.name not in done:
-            chain[follow.name] = follow
-            spec = follow.spec
-            follow = nodes.get(spec.input.name) if isinstance(spec, HeadSpec) else None
-        done.update(chain)
-        yield from reversed(chain.values())
 
 
 def _one_of(names: list[str]) -> str:

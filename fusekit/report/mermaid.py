@@ -5,12 +5,13 @@ import re
 from fusekit.report import numbers
 from fusekit.report.summary import Edge, Entry, Summary
 
-SECTIONS = ("modalities", "encoders", "fusion", "heads", "losses")
+SECTIONS = ("modalities", "encoders", "fusion", "heads", "parts", "losses")
 _SHAPES = {
     "modalities": ("([", "])"),
     "encoders": ("[", "]"),
     "fusion": ("{{", "}}"),
     "heads": ("[/", "/]"),
+    "parts": ("[[", "]]"),
     "losses": ("((", "))"),
 }
 

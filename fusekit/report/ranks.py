@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from fusekit.report.summary import Entry, Summary
 
-SECTIONS = ("modalities", "encoders", "fusion", "heads", "losses")
+SECTIONS = ("modalities", "encoders", "fusion", "heads", "parts", "losses")
 
 
 def columns(summary: Summary) -> dict[str, int]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from fusekit.component import LossSpec, OperatorSpec, StackSpec
 from fusekit.graph.graph import Graph
-from fusekit.graph.node import Key, Node, Objective, Wire
+from fusekit.graph.node import Key, Node, Objective, Read, Wire
 from fusekit.graph.units import templates
 from fusekit.report import numbers
 from fusekit.report.parameters import Count, count_parameters
@@ -46,7 +46,7 @@ class Entry:
       section: of the config.
       name: of the entry; modalities without `batch.`.
       key: the name that edges use; modalities are `batch.<name>`, losses `losses.<name>`.
-      type: of the component.
+      type: of the component; of a part, what its weights are.
       reads: what comes in.
       gives: what comes out, by port; its own value is the port ``, of operators one a stack.
       depth: layers of a stack that are built, or places of an operator.
@@ -139,11 +139,15 @@ def summarise(graph: Graph, *, flops: bool = False, title: str = "") -> Summary:
         units = templates(graph)
     counts = count_parameters(units, _frozen(graph))
     entries = [
-        _node(graph, node, counts.get(name, Count()), priced) for name, node in graph.nodes.items()
+        _node(graph, node, counts.get(name, Count()), priced)
+        for name, node in graph.nodes.items()
+        if node.repeat is None
     ]
+    entries += [_part(graph, name, counts, priced) for name in experiment.parts]
     for section, objectives in (("losses", graph.losses), ("metrics", graph.metrics)):
         for name, objective in objectives.items():
-            entries.append(_objective(section, objective, counts.get(f"losses.{name}", Count())))
+            count = counts.get(f"losses.{name}", Count())
+            entries.append(_objective(graph, section, objective, count))
     for name, spec in experiment.data.items():
         entries.append(Entry("data", name, f"data.{name}", spec.type))
     return Summary(title or experiment.meta.name or "experiment", tuple(entries), _training(graph))
@@ -151,12 +155,17 @@ def summarise(graph: Graph, *, flops: bool = False, title: str = "") -> Summary:
 
 def _frozen(graph: Graph) -> Callable[[str], bool]:
     """Says for a canonical parameter path whether training leaves it alone."""
+    averages = tuple(
+        f"{name}."
+        for name, part in graph.experiment.parts.items()
+        if not isinstance(part.weights, str)
+    )
     if graph.experiment.train.trainable is None:
-        return lambda path: False
+        return lambda path: path.startswith(averages)
     from fusekit.train.optimizer import FROZEN, labeller
 
     label = labeller(graph.experiment.train)
-    return lambda path: label(path) == FROZEN
+    return lambda path: path.startswith(averages) or label(path) == FROZEN
 
 
 def _training(graph: Graph) -> str:
@@ -181,7 +190,7 @@ def _node(graph: Graph, node: Node, count: Count, priced: Mapping[str, int]) -> 
         node.name.removeprefix("batch."),
         node.name,
         spec.type,
-        reads=_edges(node.wires),
+        reads=_edges(graph, node.wires),
         gives=_gives(graph, node),
         depth=depth,
         count=count,
@@ -197,7 +206,48 @@ def _built(graph: Graph, stack: str) -> int:
     return len({key.index for key in given if key.kind in ("layer", "raw") and key.index >= 0})
 
 
-def _objective(section: str, objective: Objective, count: Count) -> Entry:
+def _part(graph: Graph, name: str, counts: Mapping[str, Count], priced: Mapping[str, int]) -> Entry:
+    """A part as one entry, whatever it runs."""
+    part = graph.experiment.parts[name]
+    own = [n for n in graph.nodes.values() if n.repeat is not None and n.repeat.part == name]
+    reads = [read for node in own for wire in node.wires.values() for read in wire.reads]
+    reads += [read for node in own for read in node.given.values()]
+    edges = dict.fromkeys(_edge(graph, read) for read in reads)
+    ends = [
+        n for n in own if n.role == "head" or n.name.removeprefix(f"{name}.") in map(str, part.of)
+    ]
+    weights = part.weights if isinstance(part.weights, str) else f"average, {part.weights.decay:g}"
+    return Entry(
+        "parts",
+        name,
+        name,
+        f"{weights} weights",
+        reads=tuple(edge for edge in edges if edge.source != name),
+        gives=tuple(
+            (n.name.removeprefix(f"{name}."), t) for n in ends for _, t in _gives(graph, n)[:1]
+        ),
+        count=sum((counts.get(n.name, Count()) for n in own), Count()),
+        flops=sum(priced.get(n.name, 0) for n in own) if priced else None,
+        note=f"runs {', '.join(n.name.removeprefix(f'{name}.') for n in own)}",
+    )
+
+
+def _edge(graph: Graph, read: Read) -> Edge:
+    """What a part reads of something else, by its own name."""
+    key = read.key
+    point = "" if key.kind == "out" else f"@{'input' if key.index < 0 else key.index}"
+    text = key.node + point + "".join(f".{port}" for port in read.ports)
+    points = (key.index,) if point else ()
+    return Edge(_shown(graph, key.node), text, text, points, read.ports)
+
+
+def _shown(graph: Graph, name: str) -> str:
+    """The entry that stands for a node: of a part's, the part."""
+    repeat = graph.nodes[name].repeat
+    return name if repeat is None else repeat.part
+
+
+def _objective(graph: Graph, section: str, objective: Objective, count: Count) -> Entry:
     spec = objective.spec
     weight = spec.weight if isinstance(spec, LossSpec) else 1.0
     return Entry(
@@ -205,13 +255,13 @@ def _objective(section: str, objective: Objective, count: Count) -> Entry:
         objective.name,
         f"{section}.{objective.name}",
         spec.type,
-        reads=_edges(objective.wires),
+        reads=_edges(graph, objective.wires),
         count=count if section == "losses" else Count(),
         note=f"weight {weight:g}" if weight != 1 else "",
     )
 
 
-def _edges(wires: Mapping[str, Wire]) -> tuple[Edge, ...]:
+def _edges(graph: Graph, wires: Mapping[str, Wire]) -> tuple[Edge, ...]:
     """One edge a reference and source node; several points of a stack are one edge."""
     edges: list[Edge] = []
     for role, wire in wires.items():
@@ -219,7 +269,8 @@ def _edges(wires: Mapping[str, Wire]) -> tuple[Edge, ...]:
         for source in sources:
             reads = [read for read in wire.reads if read.key.node == source]
             points = tuple(r.key.index for r in reads if r.key.kind in ("layer", "point"))
-            edges.append(Edge(source, role, str(wire.reference), points, reads[0].ports))
+            shown = _shown(graph, source)
+            edges.append(Edge(shown, role, str(wire.reference), points, reads[0].ports))
     return tuple(edges)
 
 
@@ -228,8 +279,10 @@ def _touches(graph: Graph, node: Node) -> list[Touch]:
     if not isinstance(node.spec, OperatorSpec) or not node.places:
         return []
     stacks = [stack for stack, _ in node.places[0].stacks]
+    if node.repeat is not None:
+        return []
     return [
-        Touch(node.name, stack, tuple(place.stacks[n][1] for place in node.places))
+        Touch(node.name, _shown(graph, stack), tuple(place.stacks[n][1] for place in node.places))
         for n, stack in enumerate(stacks)
     ]
 

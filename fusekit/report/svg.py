@@ -28,6 +28,7 @@ TINT = {
     "encoders": "#1d4ed8",
     "fusion": "#b45309",
     "heads": "#7e22ce",
+    "parts": "#4d7c0f",
     "losses": "#be123c",
 }
 COLOURS = ("#ea580c", "#0891b2", "#65a30d", "#c026d3", "#ca8a04", "#475569")

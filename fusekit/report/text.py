@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from fusekit.report import numbers
 from fusekit.report.summary import Edge, Entry, Summary
 
-SECTIONS = ("modalities", "encoders", "fusion", "heads", "losses", "metrics", "data")
+SECTIONS = ("modalities", "encoders", "fusion", "heads", "parts", "losses", "metrics", "data")
 
 
 def render(summary: Summary) -> str:

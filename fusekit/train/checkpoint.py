@@ -293,6 +293,13 @@ class Checkpoints:
         compare(due, told(about), f"the checkpoint {self.folder / str(step)}")
         return program.restored(self._arrays(step, "state", due))
 
+    def flat(self, replica: int = 0, *, step: int | None = None) -> dict[str, Any]:
+        """The arrays of one replica's state by canonical path, for whatever program. Of a single
+        replica it is the same for all. Raises `CheckpointError`."""
+        step, about = self._chosen(step)
+        items = items_of(about["replicas"])
+        return self._arrays(step, items[min(replica, len(items) - 1)], told(about))
+
     def parameters_only(
         self,
         program: Program,

@@ -1,8 +1,9 @@
 """From an experiment to a trained state and a folder that tells how it came about."""
 
+import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,17 @@ import jax
 import numpy as np
 
 from fusekit.config.spec import Experiment
-from fusekit.data.pipeline import Pipeline
+from fusekit.config.stages import staged
 from fusekit.errors import FusekitError
 from fusekit.graph import resolve
 from fusekit.layout import AXES, Layout
 from fusekit.program import Program
-from fusekit.train.checkpoint import Checkpoints
+from fusekit.train.beginning import Warmth, warmed
 from fusekit.train.evaluate import evaluate
 from fusekit.train.loop import Fitted, check_selection, fit, resumed, steps_of
 from fusekit.train.replicas import step_of
 from fusekit.train.run import Run
+from fusekit.train.splits import open_splits
 
 
 @dataclass(frozen=True)
@@ -75,23 +77,102 @@ def train(
       CheckpointError: a checkpoint cannot be read, trusted or written.
       NonFiniteError: training met a number that is not finite; the folder has the last checkpoint.
     """
-    began = time.monotonic()
-    graph = resolve(experiment)
+    if experiment.stages:
+        return _staged(experiment, run_root, name, resume, start, replicas, progress, pictures)
     run = None if resume is None else Run.reopen(resume, experiment)
     count = _count(run, replicas)
+    if run is None:
+        run = Run.create(experiment, root=run_root, name=name, replicas=count)
+        resume = None
+    warmth = None if start is None else Warmth(folder=Path(start), strict=True)
+    return _one(experiment, run, count, resume is not None, warmth, progress, pictures)
+
+
+def _staged(
+    experiment: Experiment,
+    run_root: str | PathLike[str],
+    name: str | None,
+    resume: str | PathLike[str] | None,
+    start: str | PathLike[str] | None,
+    replicas: int | None,
+    progress: bool,
+    pictures: Sequence[tuple[str, str]],
+) -> Result:
+    """Trains stage after stage, each in a folder of its own; what is done is not done again."""
+    began = time.monotonic()
+    root = None if resume is None else Run.reopen(resume, experiment)
+    count = _count(root, replicas)
+    if root is None:
+        root = Run.create(experiment, root=run_root, name=name, replicas=count)
+    summary: dict[str, Any] = {
+        "name": root.name,
+        "status": "failed",
+        "steps": 0,
+        "metrics": {},
+        "replicas": count,
+        "stages": {},
+    }
+    done: dict[str, Path] = {}
+    result: Result | None = None
+    try:
+        for stage, one in staged(experiment).items():
+            run = root.stage(stage, _alone(one), count)
+            warmth = Warmth(stages=dict(done))
+            if not done and start is not None:
+                warmth = Warmth(folder=Path(start), strict=True)
+            done[stage] = run.folder
+            if run.done() and stage != list(experiment.stages)[-1]:
+                continue
+            if progress:
+                print(f"stage {stage} ({len(done)} of {len(experiment.stages)})", file=sys.stderr)
+            went_on = bool(run.checkpoints.steps())
+            result = _one(one, run, count, went_on, warmth, progress, pictures)
+            summary["stages"][stage] = {"steps": result.steps, "metrics": result.metrics}
+            summary |= {"steps": result.steps, "metrics": result.metrics}
+            if result.stopped is not None:
+                break
+        assert result is not None
+        summary["status"] = f"stopped ({result.stopped})" if result.stopped else "done"
+        return replace(result, folder=root.folder)
+    except BaseException as error:
+        summary |= {"status": f"failed ({type(error).__name__})", "error": str(error)}
+        raise
+    finally:
+        summary["seconds"] = time.monotonic() - began
+        root.finish(summary, pictures=pictures)
+        root.close()
+
+
+def _alone(experiment: Experiment) -> Experiment:
+    """A stage as its folder describes it: it names no other stage."""
+    train = experiment.train.model_copy(update={"start": None})
+    return experiment.model_copy(update={"train": train})
+
+
+def _one(
+    experiment: Experiment,
+    run: Run,
+    count: int,
+    resume: bool,
+    warmth: Warmth | None,
+    progress: bool,
+    pictures: Sequence[tuple[str, str]],
+) -> Result:
+    """One stage, in the folder of its run."""
+    began = time.monotonic()
+    graph = resolve(experiment)
     pipelines = open_splits(experiment)
     try:
         total = steps_of(experiment, pipelines["train"])
         program = Program(graph, layout=layout_of(experiment), steps=total, replicas=count)
-        if run is None:
-            run, restored = Run.create(experiment, root=run_root, name=name, replicas=count), None
-        else:
+        restored = None
+        if resume:
             check_selection(program.train, pipelines.get("validation"))
             restored = resumed(program, pipelines["train"], run)
-            run.take(experiment, count, step_of(restored))
+            run.take(_alone(experiment), count, step_of(restored))
         try:
             return _train(
-                program, pipelines, run, total, restored, start, progress, pictures, began
+                program, pipelines, run, total, restored, warmth, progress, pictures, began
             )
         finally:
             run.close()
@@ -102,17 +183,17 @@ def train(
 
 def _train(
     program: Program,
-    pipelines: dict[str, Pipeline],
+    pipelines: dict[str, Any],
     run: Run,
     total: int,
     restored: Any,
-    start: Any,
+    warmth: Warmth | None,
     progress: bool,
     pictures: Sequence[tuple[str, str]],
     began: float,
 ) -> Result:
     summary: dict[str, Any] = {
-        "name": run.folder.parent.name,
+        "name": run.name,
         "status": "failed",
         "steps": 0,
         "seconds": 0.0,
@@ -123,8 +204,8 @@ def _train(
     try:
         check_selection(program.train, pipelines.get("validation"))
         state = program.init() if restored is None else restored
-        if restored is None and start is not None:
-            state = Checkpoints(start).parameters_only(program, state)
+        if restored is None:
+            state = warmed(program, state, warmth, run, progress)
         fitted = fit(
             program,
             state,
@@ -158,7 +239,7 @@ def _train(
 
 
 def _final(
-    program: Program, state: Any, fitted: Fitted, pipelines: dict[str, Pipeline], run: Run
+    program: Program, state: Any, fitted: Fitted, pipelines: dict[str, Any], run: Run
 ) -> dict[str, Any]:
     """Metrics of the state that is handed out."""
     metrics: dict[str, Any] = {}
@@ -186,27 +267,6 @@ def _count(run: Run | None, asked: int | None) -> int:
     if asked not in (None, count):
         raise FusekitError(f"{run.folder} trains {count} replicas, not {asked}")
     return count
-
-
-def open_splits(experiment: Experiment) -> dict[str, Pipeline]:
-    """The pipelines of the splits that there are; `train` is always tried. Raises `DataError`."""
-    there = {"train"}
-    for source in experiment.data.values():
-        there.update(source.splits(experiment.modalities))
-    return {
-        split: Pipeline(
-            experiment.data,
-            experiment.modalities,
-            batch=experiment.train.batch,
-            seed=experiment.train.seed,
-            split=split,
-            training=split == "train",
-            host=jax.process_index(),
-            hosts=jax.process_count(),
-        )
-        for split in ("train", "validation", "test")
-        if split in there
-    }
 
 
 def layout_of(experiment: Experiment) -> Layout:

@@ -7,7 +7,6 @@ from typing import Any
 from fusekit.config.spec import Experiment
 from fusekit.config.train import EPOCHS, Train
 from fusekit.data.batch import Batch
-from fusekit.data.pipeline import Pipeline
 from fusekit.errors import FusekitError
 from fusekit.program import Program
 from fusekit.train.best import Best
@@ -18,6 +17,7 @@ from fusekit.train.record import Record
 from fusekit.train.replicas import step_of
 from fusekit.train.run import Run, Values, columns_of
 from fusekit.train.stop import Stop
+from fusekit.train.turns import Training, given
 
 OWED = "evaluation"
 """In a checkpoint: its state has yet to be evaluated."""
@@ -48,7 +48,7 @@ class Fitted:
     dead: dict[int, int] = field(default_factory=dict)
 
 
-def steps_of(experiment: Experiment, pipeline: Pipeline) -> int:
+def steps_of(experiment: Experiment, pipeline: Training) -> int:
     """How many steps an experiment trains for: `steps`, or `epochs` of the pipeline."""
     train = experiment.train
     if train.steps is not None:
@@ -60,7 +60,7 @@ def steps_of(experiment: Experiment, pipeline: Pipeline) -> int:
 def fit(
     program: Program,
     state: Any,
-    pipeline: Pipeline,
+    pipeline: Training,
     *,
     steps: int,
     validation: Iterable[Batch] | None = None,
@@ -116,9 +116,8 @@ def fit(
             if validation is not None and _owed(run, start):
                 measured = measure(state, start)
             for step in range(start + 1, steps + 1):
-                batch = next(batches)
-                streams: Any = batch.streams if isinstance(batch, Batch) else batch
-                state, metrics = program.step(state, streams)
+                task, streams = given(next(batches))
+                state, metrics = program.step(state, streams, task=task)
                 for done in window.push(step, metrics):
                     record.add(*done)
                 stopped = stop.after(step)
@@ -177,7 +176,7 @@ def _tell(values: Values, step: int, run: Run | None, shown: Progress) -> None:
     shown.evaluated(step, "validation", means)
 
 
-def resumed(program: Program, pipeline: Pipeline, run: Run) -> Any:
+def resumed(program: Program, pipeline: Training, run: Run) -> Any:
     """The state of the run's newest good checkpoint, the pipeline put where it stood then.
 
     Damaged checkpoints that are newer are set aside, and metrics of later steps deleted. A run

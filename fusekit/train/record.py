@@ -1,5 +1,6 @@
 """Metrics of training steps, averaged over a few steps and written down."""
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -27,14 +28,14 @@ class Record:
         self.every = max(1, steps // LINES)
         self.last = 0
         self._sums: Values = {}
-        self._count = 0
+        self._counts: Counter[str] = Counter()
 
     def add(self, step: int, values: Values) -> None:
         """The metrics of a step, `[replicas]` each. Raises `NonFiniteError`."""
         self.last = step
         for name, array in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + array
-        self._count += 1
+            self._counts[name] += 1
         self.guard.check(step, values)
         live = [k for k in range(len(values["loss"])) if k not in self.guard.dead]
         self.progress.step(
@@ -44,11 +45,11 @@ class Record:
             self.flush()
 
     def flush(self) -> None:
-        """Writes the mean since the line before."""
-        if self._count and self.run is not None:
-            means = {name: array / self._count for name, array in self._sums.items()}
+        """Writes the mean since the line before, of each metric over the steps that had it."""
+        if self._sums and self.run is not None:
+            means = {name: array / self._counts[name] for name, array in self._sums.items()}
             self.run.log(self.last, "train", by_replica(means))
-        self._sums, self._count = {}, 0
+        self._sums, self._counts = {}, Counter()
 
 
 def by_replica(values: Values) -> Any:

@@ -6,6 +6,8 @@ metrics.jsonl      one object a line: step, time, split, values (lists where the
 tensorboard/       the same as TensorBoard events
 checkpoints/       the newest; see `fusekit.train.checkpoint`
 best/              the best by `train.select`; `best_<k>/`, one a replica, where there are some
+stages/<name>/     where there are stages, a folder like this one for each
+start.json         of a warm start: what was loaded, missing, unused
 summary.json       status, steps, final metrics, parameter counts
 report.html        all of it to look at
 """
@@ -73,6 +75,15 @@ class Run:
             write_json(run.folder / "environment.json", environment())
         return run
 
+    def stage(self, name: str, experiment: Experiment, replicas: int) -> "Run":
+        """The folder of one stage within this run, made if it is not there."""
+        run = Run(self.folder / "stages" / name)
+        if self.writes and not (run.folder / "config.yaml").is_file():
+            run.folder.mkdir(parents=True, exist_ok=True)
+            run.take(experiment, replicas)
+            write_json(run.folder / "environment.json", environment())
+        return run
+
     @classmethod
     def reopen(cls, folder: str | PathLike[str], experiment: Experiment) -> "Run":
         """A folder to go on in. Warns if the experiment is another than it was.
@@ -97,11 +108,25 @@ class Run:
         """Writes down that the run trains an experiment from a step on, paths from the root."""
         if self.writes:
             write(self.folder / "config.yaml", dump_resolved(anchored(experiment)))
-            name = self.folder.parent.name
+            name = self.name
             summary = {"name": name, "status": "running", "steps": step, "seconds": 0.0}
             write_json(
                 self.folder / "summary.json", {**summary, "metrics": {}, "replicas": replicas}
             )
+
+    @property
+    def name(self) -> str:
+        """Of the run; of a stage, its own."""
+        staged = self.folder.parent.name == "stages"
+        return self.folder.name if staged else self.folder.parent.name
+
+    def done(self) -> bool:
+        """Whether the summary says that all steps are done."""
+        try:
+            text = (self.folder / "summary.json").read_text(encoding="utf-8")
+            return json.loads(text).get("status") == "done"
+        except (OSError, ValueError):
+            return False
 
     def replicas(self) -> int:
         """How many replicas the run trains: as its checkpoints say, or else its summary."""

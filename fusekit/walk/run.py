@@ -106,28 +106,36 @@ class Run:
             self.values[key] = value
 
     def _state_of(self, unit: UnitId) -> tuple[Template, Tree, Tree] | None:
-        if unit not in self.model.place_of:
+        template, owner = self.model.units.template(unit), self.model.units.owner(unit)
+        if template is None:
             return None
-        name, position = self.model.place_of[unit]
-        params, variables = self.params[name], self.variables[name]
-        if position >= 0:
-            params, variables = jax.tree.map(lambda leaf: leaf[position], (params, variables))
-        return self.model.groups[name].template, params, variables
+        of = self.model.of_unit
+        return template, of(self.params, owner), of(self.variables, owner)
 
-    def _store(self, unit: UnitId, variables: Tree) -> None:
-        name, position = self.model.place_of[unit]
-        if position >= 0:
-            variables = jax.tree.map(
-                lambda old, new: old.at[position].set(new), self.variables[name], variables
-            )
-        self.variables[name] = variables
+    def store(self, unit: UnitId, variables: Tree) -> None:
+        """Keeps the variables of a unit as they stand."""
+        owner = self.model.units.owner(unit)
+        name, _ = self.model.place_of[owner]
+        self.variables[name] = self.model.with_unit(self.variables, owner, variables)
+
+    def store_all(self, owners: Sequence[UnitId], variables: Tree) -> None:
+        """Keeps the variables of several units, stacked."""
+        name, _ = self.model.place_of[owners[0]]
+        if self.model.groups[name].units == tuple(owners):
+            self.variables[name] = variables
+            return
+        for i, owner in enumerate(owners):
+            self.store(owner, jax.tree.map(lambda leaf, i=i: leaf[i], variables))
 
     def run(
         self, event: Event, index: Any, inputs: dict[str, Any], state_of: Any, context: Context
     ) -> tuple[Any, ...]:
         """Runs an event on given inputs; `index` may be traced, in a scan."""
         rule = getattr(self, f"_{event.kind}")
-        return rule(event, index, inputs, state_of, context)
+        given = rule(event, index, inputs, state_of, context)
+        repeat = self.model.graph.nodes[event.node].repeat
+        fixed = repeat is not None and repeat.decay is not None and event.kind != "enter"
+        return jax.lax.stop_gradient(given) if fixed else given
 
     def _module(self, unit: UnitId, state_of: Any) -> Any:
         found = state_of(unit)
@@ -135,9 +143,9 @@ class Run:
 
     def _keep(self, unit: UnitId, module: Any, state_of: Any) -> None:
         """Keeps a module's variables as they stand after a call."""
-        template = self.model.templates[unit]
-        if jax.tree.leaves(template.variables):
-            store = getattr(state_of, "store", self._store)
+        template = self.model.units.template(unit)
+        if template is not None and jax.tree.leaves(template.variables):
+            store = getattr(state_of, "store", self.store)
             store(unit, variables_of(module))
 
     def _call(

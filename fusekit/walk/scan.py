@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
-from fusekit.graph.node import Event
 from fusekit.graph.schedule import Carried, Constant, Local, Scan, Varying
 from fusekit.graph.select import select_stream
 from fusekit.graph.units import Template, Tree, UnitId
@@ -23,25 +22,26 @@ class ScanRun:
         self.run, self.scan = run, scan
         self.model = run.model
         self.events = scan.repeats[0]
-        self.units: dict[UnitId, str] = {}
-        for slot, event in enumerate(self.events):
-            unit = UnitId(event.node, event.index)
-            if unit in self.model.place_of:
-                self.units[unit] = self.model.place_of[unit][0]
-            if event.kind == "enter":
-                self._layers_of(slot, event)
+        self.units: dict[UnitId, tuple[UnitId, ...]] = {}
+        """By the unit of the first repeat, those of all."""
+        for slot in range(len(self.events)):
+            self._units_of(slot)
 
-    def _layers_of(self, slot: int, event: Event) -> None:
-        for where in self.model.graph.nodes[event.node].places[event.index].stacks:
-            unit = UnitId(*where)
-            if unit in self.model.place_of:
-                self.units[unit] = self.model.place_of[unit][0]
+    def _units_of(self, slot: int) -> None:
+        """Notes the units that an event runs, and the layers that an operator looks at."""
+        events = [repeat[slot] for repeat in self.scan.repeats]
+        rows = [[UnitId(event.node, event.index)] for event in events]
+        if events[0].kind == "enter":
+            nodes = self.model.graph.nodes
+            for row, event in zip(rows, events, strict=True):
+                row += [UnitId(*where) for where in nodes[event.node].places[event.index].stacks]
+        for units in zip(*rows, strict=True):
+            if self.model.units.template(units[0]) is not None:
+                self.units[units[0]] = units
 
     def go(self) -> None:
         run, scan = self.run, self.scan
         first = {c: run.values[c.first] for c in scan.carries}
-        names = sorted(set(self.units.values()))
-        stacked = [name for name in names if self.model.groups[name].stacked]
         indices = jnp.asarray(
             [[event.index for event in repeat] for repeat in scan.repeats], jnp.int32
         )
@@ -55,8 +55,8 @@ class ScanRun:
         }
         xs = (
             indices,
-            {name: run.params[name] for name in stacked},
-            {name: run.variables[name] for name in stacked},
+            self._stacked(run.params),
+            self._stacked(run.variables),
             varying,
         )
         remat = any(
@@ -65,8 +65,23 @@ class ScanRun:
         )
         body = jax.checkpoint(self._body) if remat and run.context.training else self._body
         carry, (given, variables, found) = jax.lax.scan(body, [first[c] for c in scan.carries], xs)
-        run.variables.update(variables)
+        self._store(variables)
         self._publish(carry, given, found)
+
+    def _stacked(self, tree: State) -> dict[UnitId, Tree]:
+        """Parameters or variables of all repeats, by the unit of the first."""
+        owner = self.model.units.owner
+        return {
+            first: self.model.of_units(tree, [owner(unit) for unit in units])
+            for first, units in self.units.items()
+        }
+
+    def _store(self, variables: dict[UnitId, Tree]) -> None:
+        """Keeps the variables of all repeats as they stand."""
+        owner = self.model.units.owner
+        for first, units in self.units.items():
+            if jax.tree.leaves(variables[first]):
+                self.run.store_all([owner(unit) for unit in units], variables[first])
 
     def _body(self, carry: list[Any], xs: Any) -> tuple[list[Any], Any]:
         indices, params, variables, varying = xs
@@ -146,15 +161,15 @@ class ScanRun:
 class ScanState:
     """The state of units inside a scan's body."""
 
-    def __init__(self, scan: ScanRun, params: State, variables: State):
+    def __init__(self, scan: ScanRun, params: dict[UnitId, Tree], variables: dict[UnitId, Tree]):
         self.scan, self.params, self.variables = scan, params, variables
 
     def __call__(self, unit: UnitId) -> tuple[Template, Tree, Tree] | None:
-        name = self.scan.units.get(unit)
-        if name is None:
+        if unit not in self.scan.units:
             return self.scan.run._state_of(unit)
-        template = self.scan.model.groups[name].template
-        return template, self.params[name], self.variables[name]
+        template = self.scan.model.units.template(unit)
+        assert template is not None
+        return template, self.params[unit], self.variables[unit]
 
     def store(self, unit: UnitId, variables: Tree) -> None:
-        self.variables[self.scan.units[unit]] = variables
+        self.variables[unit] = variables

@@ -7,7 +7,7 @@ import pytest
 
 import fusekit
 from fusekit.train.evaluate import evaluate
-from fusekit.train.experiment import open_splits
+from fusekit.train.splits import open_splits
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
 NAMES = [str(path.relative_to(path.parents[2])) for path in CONFIGS]

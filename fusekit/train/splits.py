@@ -1,0 +1,56 @@
+"""The data of an experiment, split by split, as its stage mixes them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from fusekit.component import SourceSpec
+from fusekit.config.spec import Experiment
+from fusekit.data.pipeline import Pipeline
+from fusekit.train.turns import Turns
+
+
+def open_splits(experiment: Experiment) -> dict[str, Any]:
+    """The pipelines of the splits that there are; `train` is always tried, and is of tasks where
+    there are some. Raises `DataError`."""
+    train = experiment.train
+    sources = _mixed(experiment, train.data)
+    for task in train.tasks.values():
+        sources |= _mixed(experiment, task.data)
+    there = {"train"}
+    for source in sources.values():
+        there.update(source.splits(experiment.modalities))
+
+    def pipeline(sources: Mapping[str, SourceSpec], split: str) -> Pipeline:
+        return Pipeline(
+            sources,
+            experiment.modalities,
+            batch=train.batch,
+            seed=train.seed,
+            split=split,
+            training=split == "train",
+            host=jax.process_index(),
+            hosts=jax.process_count(),
+        )
+
+    found: dict[str, Any] = {
+        split: pipeline(sources, split)
+        for split in ("train", "validation", "test")
+        if split in there and not (split == "train" and train.tasks)
+    }
+    if train.tasks:
+        own = {n: pipeline(_mixed(experiment, t.data), "train") for n, t in train.tasks.items()}
+        found["train"] = Turns(train.tasks, own, train.turns)
+    return found
+
+
+def _mixed(experiment: Experiment, mixture: Mapping[str, float] | None) -> dict[str, SourceSpec]:
+    """The sources of a mixture with its weights; all, as declared, where none is given."""
+    if mixture is None:
+        return dict(experiment.data)
+    several = len(mixture) > 1
+    return {
+        name: experiment.data[name].model_copy(update={"weight": weight if several else None})
+        for name, weight in mixture.items()
+    }
