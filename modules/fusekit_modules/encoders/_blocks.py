@@ -11,6 +11,7 @@ from fusekit.errors import WiringError
 from fusekit.layered import HOOKS
 from fusekit.stream import Signature, Stream
 from fusekit_modules.layers.activation import ActivationName
+from fusekit_modules.layers.attend import Attend, check_attend
 from fusekit_modules.layers.block import Block
 from fusekit_modules.layers.dropout import Kept
 from fusekit_modules.layers.entry import PositionsName
@@ -38,6 +39,7 @@ class BlocksSpec(StackSpec):
         "for what another node has embedded",
     )
     causal: bool = Field(False, description="tokens read only what stands before them")
+    attend: Attend | None = Field(None, description="what tokens see; default all")
 
     def layers(self) -> int:
         return self.depth
@@ -60,11 +62,38 @@ class BlocksSpec(StackSpec):
             )
         return start
 
+    def infer_layer(self, index: int, stream: Signature) -> Signature:
+        """The stream as it is. Raises `WiringError` for an `attend` that does not fit its labels,
+        and for several items of which nothing is said."""
+        if self.attend is not None and self.causal:
+            message = "`causal` and `attend` both say what tokens see"
+            raise WiringError(message, expected="one of them", field=("causal",))
+        items = [span.label for span in stream.spans if span.items > 1]
+        if items and self.attend is None:
+            raise WiringError(
+                f"it is not said whether items of {items[0]} see one another",
+                found=stream,
+                expected="attend: item, or all",
+                field=("attend",),
+            )
+        check_attend(self.attend, [stream], [stream])
+        return stream
+
+    def projections(self, index: int, stream: Signature) -> dict[str, tuple[int, int]]:
+        width, hidden = stream.width, self.hidden(stream.width)
+        attention = dict.fromkeys(("query", "key", "value", "out"), (width, width))
+        found = {f"attention.{name}": sizes for name, sizes in attention.items()}
+        return {**found, "mlp.up": (width, hidden), "mlp.down": (hidden, width)}
+
+    def hidden(self, width: int) -> int:
+        """Width inside the feed-forward."""
+        return max(round(width * self.mlp_ratio), 1)
+
     def build_layer(self, index: int, stream: Signature, *, rngs: nnx.Rngs) -> Block:
         return Block(
             stream.width,
             self.heads,
-            hidden=max(round(stream.width * self.mlp_ratio), 1),
+            hidden=self.hidden(stream.width),
             depth=self.depth,
             norm_name=self.norm,
             activation=self.activation,
@@ -73,6 +102,7 @@ class BlocksSpec(StackSpec):
             kept=self.drop_path_kept,
             causal=self.causal,
             readouts=self.readout,
+            attend=self.attend,
             rotary=self.positions == "rotary",
             rngs=rngs,
         )

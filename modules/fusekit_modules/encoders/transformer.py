@@ -17,7 +17,8 @@ class TransformerSpec(BlocksSpec):
 
     Vaswani et al. 2017; pre-norm as in Xiong et al. 2020. Codes are embedded; features of another
     width are projected. The spans of what comes in are kept, and readout tokens stand before
-    them. With `causal`, readout tokens read all tokens and no other token reads them.
+    them. With `causal`, readout tokens read all tokens and no other token reads them. `attend`
+    says it over labels and positions.
     """
 
     type: Literal["transformer"] = "transformer"
@@ -29,7 +30,7 @@ class TransformerSpec(BlocksSpec):
         return [
             {**small, "readout": 1},
             {**small, "positions": "rotary", "causal": True, "norm": "rms", "readout": 1},
-            {**small, "positions": "sinusoidal", "dropout": 0.1, "drop_path": 0.2},
+            {**small, "positions": "sinusoidal", "dropout": 0.1, "attend": ["causal", "item"]},
         ]
 
     def infer_start(self, inputs: Signatures) -> Signature:

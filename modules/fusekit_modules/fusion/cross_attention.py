@@ -15,8 +15,10 @@ from fusekit.errors import WiringError
 from fusekit.layered import Branch, Edit, Operator, Reads
 from fusekit.parameter import parameter
 from fusekit.stream import Signature, Stream
-from fusekit_modules.layers.attention import Attention, readable
+from fusekit_modules.layers.attend import Attend, check_attend
+from fusekit_modules.layers.attention import Attention, both, readable
 from fusekit_modules.layers.expect import expect_same, expect_sequence
+from fusekit_modules.layers.mask_rule import Rule, as_added, described
 from fusekit_modules.layers.mlp import MLP
 from fusekit_modules.layers.norm import LayerNorm
 
@@ -29,8 +31,8 @@ class CrossAttentionSpec(OperatorSpec):
     feed-forward (Vaswani 2017, section 3.1), or before the layer (Flamingo, Alayrac 2022, 2.4).
 
     y is all of `inputs`, of one width; without any, two or more stacks in lockstep read one
-    another as they enter the layer. Absent and padded tokens are not read: a sample without any y
-    keeps its x.
+    another as they enter the layer. Absent and padded tokens are not read. What has nothing to
+    read, by `attend` or for want of any y, keeps its x.
     """
 
     needs = frozenset({"then"})
@@ -41,12 +43,14 @@ class CrossAttentionSpec(OperatorSpec):
         "none", description="tanh: a factor for each update that starts at zero"
     )
     hidden: Width | None = Field(None, description="a feed-forward of this width after it")
+    attend: Attend | None = Field(None, description="what tokens see of y; default all")
 
     def infer_edit(
         self, streams: tuple[Signature, ...], reads: Signatures
     ) -> tuple[Signature, ...]:
         """The streams as they are. Raises `WiringError` for what is no sequence, for one stack
-        without `inputs`, and for heads that do not divide a width."""
+        without `inputs`, for heads that do not divide a width, and for an `attend` that does not
+        fit the labels."""
         for number, stream in enumerate(streams):
             expect_sequence(stream, f"into {number}", field=("into",))
             if stream.width % self.heads:
@@ -63,6 +67,7 @@ class CrossAttentionSpec(OperatorSpec):
                 expected="inputs, or two stacks that read one another",
                 field=("inputs",),
             )
+        check_attend(self.attend, streams, list(others.values()))
         return streams
 
     def build_operator(
@@ -77,7 +82,8 @@ class CrossAttentionSpec(OperatorSpec):
 
     @classmethod
     def examples(cls) -> list[dict[str, Any]]:
-        return [{"heads": 2}, {"heads": 2, "act": "before", "gate": "tanh", "hidden": 4}]
+        rich = {"heads": 2, "act": "before", "gate": "tanh", "hidden": 4}
+        return [{"heads": 2}, {**rich, "attend": ["causal"]}]
 
 
 class Reading(nnx.Module):
@@ -88,6 +94,7 @@ class Reading(nnx.Module):
         self.attention = Attention(width, spec.heads, source_width=source, rngs=rngs)
         self.mlp_norm = None if spec.hidden is None else LayerNorm(width, rngs=rngs)
         self.mlp = None if spec.hidden is None else MLP(width, spec.hidden, rngs=rngs)
+        self.rule = None if spec.attend is None else Rule.of(spec.attend, own=False)
         updates = 1 if spec.hidden is None else 2
         gated = spec.gate == "tanh"
         self.gates = parameter(rngs, initializers.zeros, (updates,), (None,)) if gated else None
@@ -98,19 +105,28 @@ class Reading(nnx.Module):
             return update
         return jnp.tanh(self.gates[number]).astype(update.dtype) * update
 
-    def __call__(self, x: Stream, sources: Sequence[Stream], *, context: Context) -> Array:
-        """What is to be added to x; zeros in samples that have nothing to read."""
+    def __call__(
+        self, x: Stream, sources: Sequence[Stream], *, own: int, context: Context
+    ) -> Array:
+        """What is to be added to x; zeros for tokens that have nothing to read. Tokens from `own`
+        on are not of the stack."""
         normal = [s.with_(values=self.source_norm(s.clean().values)) for s in sources]
         keys = [self.attention.keys_values(source) for source in normal]
         queries = self.attention.queries(x.with_(values=self.norm(x.values)))
-        update = self.gated(0, self.attention.read(queries, keys, context=context))
+        there = both([readable(keys), self.ruled(x, sources, own)])
+        update = self.gated(0, self.attention.read(queries, keys, masks=[there], context=context))
         if self.mlp is None or self.mlp_norm is None:
             return update
         fed = self.gated(1, self.mlp(self.mlp_norm(x.values + update)))
-        there = readable(keys)
         if there is not None:
             fed = jnp.where(jnp.any(there, axis=-1)[..., None], fed, jnp.zeros((), fed.dtype))
         return update + fed
+
+    def ruled(self, x: Stream, sources: Sequence[Stream], own: int) -> Array | None:
+        """Who may read whom by `attend` and by segments; `None`: all."""
+        packed = any(stream.segment is not None for stream in (x, *sources))
+        rule = self.rule or (Rule.of("all", own=False) if packed else None)
+        return None if rule is None else rule(described([as_added(x, own)]), described(sources))
 
 
 class CrossAttention(Operator):
@@ -145,8 +161,10 @@ class CrossAttention(Operator):
             sources = sources_of(number, streams, tuple(reads.values()))
             at = context.at(f"{context.path}.{number}", context.layer)
 
-            def read(x: Stream, reading=reading, sources=sources, at=at) -> Stream:
-                return x.with_(values=reading(x, sources, context=at))
+            own = stream.length
+
+            def read(x: Stream, reading=reading, sources=sources, own=own, at=at) -> Stream:
+                return x.with_(values=reading(x, sources, own=own, context=at))
 
             if self.act == "inside":
                 edits.append(Edit(then={"attention": Branch(read)}))

@@ -9,21 +9,17 @@ from jaxtyping import Array, Bool, Float
 
 from fusekit.context import Context
 from fusekit.errors import FusekitError
-from fusekit.layered import Edits, KeyValue, LayerOutput
+from fusekit.layered import Edits, KeyValue, LayerOutput, MaskRule, NormDelta
 from fusekit.stream import Stream, concatenate
 from fusekit_modules.layers.activation import ActivationName
+from fusekit_modules.layers.attend import Attend
 from fusekit_modules.layers.attention import Attention
 from fusekit_modules.layers.choose import Chosen, alone, route, take, take_stream
 from fusekit_modules.layers.dropout import Kept, drop_path_factor, dropout
 from fusekit_modules.layers.edits import Merged, merge
+from fusekit_modules.layers.mask_rule import Rule, as_added, described
 from fusekit_modules.layers.mlp import MLP
 from fusekit_modules.layers.norm import NormName, norm
-
-
-def described(streams: Sequence[Stream]) -> Stream:
-    """What mask rules see: tokens' descriptions, without contents."""
-    empty = [s.with_(values=jnp.zeros((s.batch, s.length, 0))) for s in streams]
-    return empty[0] if len(empty) == 1 else concatenate(empty)
 
 
 def causal_mask(own: int, extras: int, others: int, readouts: int) -> Bool[np.ndarray, "q k"]:
@@ -41,6 +37,18 @@ def causal_mask(own: int, extras: int, others: int, readouts: int) -> Bool[np.nd
     return mask
 
 
+def fitted(delta: NormDelta, length: int, chosen: Chosen | None) -> NormDelta:
+    """A delta of every token `[b, t, d]` for the chosen tokens; zeros for tokens after the
+    stream's own. Others as they are."""
+    if delta.scale.ndim < 3:
+        return delta
+
+    def one(x: Array) -> Array:
+        return take(jnp.pad(x, ((0, 0), (0, length - x.shape[1]), (0, 0))), chosen)
+
+    return NormDelta(one(delta.scale), one(delta.bias))
+
+
 class Block(nnx.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)) (Xiong et al. 2020, pre-LN).
 
@@ -54,6 +62,8 @@ class Block(nnx.Module):
       depth: layers of the stack, over which `drop_path` grows from 0 linearly.
       causal: tokens read only what stands before them; see `causal_mask`.
       readouts: how many of the first tokens are readout tokens; matters where `causal`.
+      attend: what the tokens see of one another; extra keys and values are seen by all. Without
+        it, all of their own segment.
     """
 
     def __init__(
@@ -70,10 +80,12 @@ class Block(nnx.Module):
         kept: Kept = "rescaled",
         causal: bool = False,
         readouts: int = 0,
+        attend: Attend | None = None,
         rotary: bool = False,
         rngs: nnx.Rngs,
     ):
         self.depth, self.causal, self.readouts = depth, causal, readouts
+        self.ruled, self.rule = attend is not None, Rule.of("all" if attend is None else attend)
         self.dropout, self.drop_path = dropout, drop_path
         self.kept: Kept = kept
         self.attention_norm = norm(norm_name, width, rngs=rngs)
@@ -85,6 +97,12 @@ class Block(nnx.Module):
         """What this layer's attention would read of a stream that enters it, for other stacks."""
         normal = stream.with_(values=self.attention_norm(stream.values))
         return self.attention.keys_values(normal)
+
+    def reading(
+        self, normal: Stream, sources: Sequence[KeyValue], *, context: Context
+    ) -> Float[Array, "b n d"]:
+        """What tokens that are normalised read of `sources` alone, by this layer's own weights."""
+        return self.attention.read(self.attention.queries(normal), sources, context=context)
 
     def __call__(
         self, stream: Stream, edits: Edits | None = None, *, context: Context
@@ -127,7 +145,9 @@ class Block(nnx.Module):
         deltas = merged.norm.get(name, ())
         return route(
             whole,
-            lambda chosen: own(take(whole.values, chosen), deltas),
+            lambda chosen: own(
+                take(whole.values, chosen), [fitted(d, whole.length, chosen) for d in deltas]
+            ),
             skip=merged.skip.get(f"{name}_norm", ()),
             replace=merged.replace.get(f"{name}_norm"),
             residual=merged.residual.get(f"{name}_norm", ()),
@@ -152,10 +172,12 @@ class Block(nnx.Module):
                 own_size = parts[0].length
                 extras = normal.length - own_size
                 masks.append(jnp.asarray(causal_mask(own_size, extras, others, self.readouts)))
-            if merged.masks:
-                readers = described(parts)
-                readable = described([*parts, *(source.tokens for source in sources[1:])])
-                masks += [rule(readers, readable) for rule in merged.masks]
+            shown = [parts[0], *(as_added(part) for part in parts[1:])]
+            read = [*shown, *(source.tokens for source in sources[1:])]
+            rules = self._rules(read, merged)
+            if rules:
+                readers, readable = described(shown), described(read)
+                masks += [rule(readers, readable) for rule in rules]
             masks = [
                 take(mask, chosen, axis=mask.ndim - 2) if mask.shape[-2] > 1 else mask
                 for mask in masks
@@ -167,11 +189,17 @@ class Block(nnx.Module):
 
         return own
 
+    def _rules(self, read: list[Stream], merged: Merged) -> list[MaskRule]:
+        """The layer's own, if it forbids anything, then those of operators."""
+        packed = any(stream.segment is not None for stream in read)
+        return [*([self.rule] if self.ruled or packed else []), *merged.masks]
+
     def _project(self, extra: Stream, merged: Merged, dtype: jnp.dtype) -> KeyValue:
         """Extra keys and values from tokens, normalised and projected as the layer's own."""
         extra = extra.clean()
         values = extra.values.astype(dtype)
-        values = self.attention_norm(values, merged.norm.get("attention", ()))
+        deltas = [delta for delta in merged.norm.get("attention", ()) if delta.scale.ndim < 3]
+        values = self.attention_norm(values, deltas)
         return self.attention.keys_values(extra.with_(values=values), merged.deltas("attention"))
 
     def _feed(

@@ -20,8 +20,8 @@ def wide(x: Array) -> Array:
 
 
 def _beside(delta: Array, x: Array) -> Array:
-    """A `[d]` or `[b, d]` delta, shaped to be added to `x [b, ..., d]`."""
-    if delta.ndim == 1:
+    """A `[d]`, `[b, d]` or whole delta, shaped to be added to `x [b, ..., d]`."""
+    if delta.ndim in (1, x.ndim):
         return delta.astype(x.dtype)
     return delta.reshape(delta.shape[0], *(1,) * (x.ndim - 2), delta.shape[-1]).astype(x.dtype)
 

@@ -1,8 +1,11 @@
-"""What contrasts of unit vectors within the batch share: their fields, and the temperature."""
+"""What contrasts of vectors within the batch share: fields, temperature, softmax over columns."""
 
 import math
+from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
@@ -15,7 +18,6 @@ from fusekit.stream import Stream
 from fusekit_modules.heads._readout import unit
 from fusekit_modules.layers.expect import expect_count, expect_same, expect_vector
 from fusekit_modules.losses._count import check_where, keep, wide
-from fusekit_modules.losses.info_nce import at_most
 
 
 class ContrastSpec(LossSpec):
@@ -36,9 +38,17 @@ class ContrastSpec(LossSpec):
         names = ["a", "b", "c"][: cls.fewest]
         return [{"inputs": names}, {"inputs": names, "learn": False}]
 
+    def others(self) -> frozenset[str]:
+        """Roles that the loss reads and that are not among `inputs`."""
+        return frozenset({"where"})
+
+    def vectors(self, inputs: Signatures) -> dict[str, Any]:
+        """What stands under `inputs`, by role."""
+        return {role: given for role, given in inputs.items() if role not in self.others()}
+
     def check(self, inputs: Signatures) -> None:
         """Vectors of one width. Raises `WiringError` otherwise."""
-        vectors = {role: given for role, given in inputs.items() if role != "where"}
+        vectors = self.vectors(inputs)
         expect_count(vectors, least=self.fewest, most=self.most)
         for role, given in vectors.items():
             expect_vector(given, role)
@@ -60,6 +70,68 @@ class Contrast(nnx.Module):
         return jnp.exp(at_most(jnp.asarray(log_scale, dtype), self.bound))
 
 
-def units(streams: dict[str, Stream], valid: Bool[Array, "b"]) -> list[Float[Array, "b d"]]:
+def units(streams: Mapping[str, Stream], valid: Bool[Array, "b"]) -> list[Float[Array, "b d"]]:
     """The inputs `[b, d]` in order, scaled to length one; zeros in rows that do not count."""
     return [unit(keep(wide(s.values), valid)) for role, s in streams.items() if role != "where"]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def at_most(x: Float[Array, ""], bound: float) -> Float[Array, ""]:
+    """`min(x, bound)` whose gradient, beyond the bound, is kept where a step against it leads back.
+
+    So a parameter that a step took too far does not stay there for good, as it does where it is not
+    itself clamped after every step (Radford et al. 2021, section 2.5).
+    """
+    return jnp.minimum(x, bound)
+
+
+def _at_most_forward(x: Array, bound: float) -> tuple[Array, Array]:
+    return jnp.minimum(x, bound), x > bound
+
+
+def _at_most_backward(bound: float, beyond: Array, grad: Array) -> tuple[Array]:
+    return (jnp.where(beyond & (grad < 0), jnp.zeros_like(grad), grad),)
+
+
+at_most.defvjp(_at_most_forward, _at_most_backward)
+
+
+def spread(positive: Bool[Array, "b n"], dtype: Any) -> Float[Array, "b n"]:
+    """Even shares of each row's positives, which sum to one; zeros in rows without any."""
+    share = positive.astype(dtype)
+    return share / jnp.maximum(jnp.sum(share, axis=1, keepdims=True), 1)
+
+
+def shares(logits: Float[Array, "b n"], wanted: Bool[Array, "b n"]) -> Float[Array, "b n"]:
+    """The softmax of each row over the columns that are wanted; zeros in rows without any."""
+    lowest = jnp.finfo(logits.dtype).min
+    return jnp.where(wanted, jax.nn.softmax(jnp.where(wanted, logits, lowest), axis=1), 0)
+
+
+def surprise(
+    logits: Float[Array, "b n"], target: Float[Array, "b n"], wanted: Bool[Array, "b n"]
+) -> Float[Array, "b"]:
+    """By row, the cross-entropy of a target and the softmax over the columns that are wanted; the
+    target is zero in all others. Zero in rows that want none."""
+    lowest = jnp.finfo(logits.dtype).min
+    total = jax.nn.logsumexp(jnp.where(wanted, logits, lowest), axis=1)
+    total = keep(total, jnp.any(wanted, axis=1))
+    return jnp.sum(target * (total[:, None] - logits), axis=1)
+
+
+def contrast(
+    logits: Float[Array, "b b"], positive: Bool[Array, "b b"], valid: Bool[Array, "b"]
+) -> Float[Array, "b"]:
+    """By row, minus the mean over its positives of the log-softmax over the columns that count;
+    zero in rows that do not."""
+    wanted = valid[:, None] & valid[None]
+    return surprise(logits, spread(positive & wanted, logits.dtype), wanted)
+
+
+def directions(count: int, direction: str) -> Iterator[tuple[int, int]]:
+    """Which input is told among the rows of which other one."""
+    for first in range(count):
+        for second in range(first + 1, count):
+            yield first, second
+            if direction == "both":
+                yield second, first

@@ -5,6 +5,7 @@ gradient; a loss in which nothing counts is zero, with zero gradient.
 """
 
 from collections.abc import Mapping
+from functools import reduce
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -19,24 +20,24 @@ def wide(values: Float[Array, "*b"]) -> Float[Array, "*b"]:
     return values.astype(jnp.promote_types(values.dtype, jnp.float32))
 
 
-def counted(
-    streams: Mapping[str, Stream], rows: Bool[Array, "b"], *, tokens: int | None
-) -> Bool[Array, "b *t"]:
-    """Rows `[b]`, or with `tokens` positions `[b, tokens]`, that are valid in every stream.
+Sizes = tuple[int, ...]
 
-    The stream `where`, of rows or of positions, counts where it is not zero.
+
+def counted(
+    streams: Mapping[str, Stream], rows: Bool[Array, "b"], *, tokens: int | Sizes | None
+) -> Bool[Array, "b *t"]:
+    """Rows `[b]`, or with `tokens` positions `[b, *tokens]`, that are valid in every stream.
+
+    Masks are of the first axis of positions. The stream `where`, of rows, of that axis or of all
+    positions, counts where it is not zero.
     """
-    where = streams.get("where")
-    if tokens is None:
-        return rows if where is None else rows & (where.values != 0)
-    valid = jnp.broadcast_to(rows[:, None], (rows.shape[0], tokens))
-    for stream in streams.values():
-        if stream.mask is not None:
-            valid = valid & stream.mask
-    if where is None:
-        return valid
-    marked = where.values != 0
-    return valid & (marked if marked.ndim == 2 else marked[:, None])
+    sizes = (tokens,) if isinstance(tokens, int) else tokens or ()
+    shape = (rows.shape[0], *sizes)
+    marks = [rows] + ([streams["where"].values != 0] if "where" in streams else [])
+    if sizes:
+        marks += [stream.mask for stream in streams.values() if stream.mask is not None]
+    full = [mark.reshape(mark.shape + (1,) * (len(shape) - mark.ndim)) for mark in marks]
+    return jnp.broadcast_to(reduce(jnp.logical_and, full), shape)
 
 
 def keep(values: Array, valid: Bool[Array, "b *t"], otherwise: float | int = 0) -> Array:
@@ -56,16 +57,21 @@ def summed(
     )
 
 
-def check_where(inputs: Signatures, length: int | None) -> None:
-    """`where` marks rows, or positions of a sequence of this length. Raises `WiringError`."""
+def check_where(inputs: Signatures, length: int | Sizes | None) -> None:
+    """`where` marks rows, or positions of a sequence of this length, or of a grid of these sizes:
+    all of them, or those of its first axis. Raises `WiringError`."""
     where = inputs.get("where")
     if where is None or where.kind == "scalar":
         return
-    if length is not None and where.axes == ("time",) and where.length == length:
+    sizes = (length,) if isinstance(length, int) else length or ()
+    if sizes and where.shape == sizes and where.axes[-1:] != ("embed",):
         return
+    if len(sizes) > 1 and where.axes == ("time",) and where.length == sizes[0]:
+        return
+    positions = " x ".join(map(str, sizes))
     raise WiringError(
         "where marks neither rows nor the positions that the loss reads",
         found=where,
-        expected="a scalar" if length is None else f"a scalar, or a mask of {length} positions",
+        expected=f"a scalar, or a mask of {positions} positions" if sizes else "a scalar",
         field=("where",),
     )

@@ -14,14 +14,31 @@ def differ(prediction: Signature, target: Signature, what: str, expected: object
     )
 
 
+def holds_logits(prediction: Signature) -> bool:
+    """Whether there are logits of classes: of samples, of each token, or of a grid's positions."""
+    if prediction.dtype != "float":
+        return False
+    grid = prediction.kind == "grid" and prediction.axes[-1] == "channel"
+    return grid or prediction.kind == "vector" or prediction.axes == ("time", "embed")
+
+
+def positions(prediction: Signature) -> tuple[int, ...] | None:
+    """The sizes of what has logits of its own; `None` where each sample has."""
+    return prediction.shape[:-1] or None
+
+
 def check_classes(prediction: Signature, target: Signature) -> None:
-    """Classes for logits: of samples, or of each token. Raises `WiringError`."""
+    """Classes for logits: of samples, of each token, or of each position of a grid. Raises
+    `WiringError`."""
     if target.dtype != "int" or (target.kind != prediction.kind and target.kind != "scalar"):
         raise differ(
             prediction, target, "it holds no classes", "a label, or a label for each token"
         )
     if prediction.kind == "vector" and target.kind != "scalar":
         raise differ(prediction, target, "one is of samples, one of tokens", "a label")
+    if prediction.kind == "grid" and target.shape != prediction.shape[:-1]:
+        sizes = " x ".join(map(str, prediction.shape[:-1]))
+        raise differ(prediction, target, "sizes", f"classes of {sizes} positions")
     if prediction.kind == "sequence" and target.kind == "scalar":
         hint = "a label for each token; or pool the prediction's input with .mean, .first or .last"
         raise differ(prediction, target, "one is of tokens, one of samples", hint)

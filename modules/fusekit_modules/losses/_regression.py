@@ -79,6 +79,10 @@ class Regression(nnx.Module):
         valid = counted(streams, rows, tokens=self.positions)
         prediction = keep(wide(streams["prediction"].values), valid)
         target = keep(streams["target"].values.astype(prediction.dtype), valid)
-        each = self.penalty(prediction - target.reshape(prediction.shape))
+        each = self.penalty(prediction - self.wanted(target).reshape(prediction.shape))
         axes = tuple(range(valid.ndim, each.ndim))
         return summed(jnp.mean(each, axis=axes) if axes else each, valid)
+
+    def wanted(self, target: Float[Array, "b *n"]) -> Float[Array, "b *n"]:
+        """What is to be predicted, of a target that is zero where it does not count."""
+        return target

@@ -9,10 +9,9 @@ from fusekit.component import LossValue, Signatures, register
 from fusekit.context import Context
 from fusekit.errors import WiringError
 from fusekit.stream import Stream
-from fusekit_modules.losses._contrast import Contrast, ContrastSpec, units
+from fusekit_modules.losses._contrast import Contrast, ContrastSpec, contrast, units
 from fusekit_modules.losses._count import counted, summed
 from fusekit_modules.losses._volume import volumes
-from fusekit_modules.losses.info_nce import contrast
 
 
 @register

@@ -1,9 +1,6 @@
 """Contrast within the batch."""
 
-import itertools
-import math
-from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,129 +8,140 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 from pydantic import Field
 
-from fusekit.component import Coupling, LossSpec, LossValue, Positive, Signatures, register
-from fusekit.config.reference import Ref, Refs
+from fusekit.component import LossValue, Rate, Signatures, register
+from fusekit.config.reference import Ref
 from fusekit.context import Context
 from fusekit.errors import WiringError
-from fusekit.parameter import parameter
 from fusekit.stream import Stream
 from fusekit_modules.heads._readout import unit
-from fusekit_modules.layers.expect import expect_count, expect_same, expect_vector
-from fusekit_modules.losses._count import check_where, counted, keep, summed, wide
+from fusekit_modules.layers.expect import expect_same, expect_vector
+from fusekit_modules.losses._contrast import (
+    Contrast,
+    ContrastSpec,
+    directions,
+    shares,
+    spread,
+    surprise,
+)
+from fusekit_modules.losses._count import counted, keep, summed, wide
+from fusekit_modules.losses._positives import check_positives, same_key
+from fusekit_modules.losses._queue import Queue
+
+Size = Annotated[int, Field(ge=0, le=10_000_000)]
 
 
 @register
-class InfoNceSpec(LossSpec):
+class InfoNceSpec(ContrastSpec):
     """Contrast of vectors of one sample with those of the batch (Radford et al. 2021, figure 3).
 
     For each pair of inputs, the mean of the cross-entropies of both directions, averaged over the
     pairs. Rows that do not count are no negatives either. With `positives`, all rows of one key
     are positives of each other, and a row's target is spread evenly over them.
+
+    `soft` names a teacher's stream for each input. These are then the keys that an input is
+    compared with, and the target is (1 - a) times that above plus a times the softmax of the
+    teacher's own similarities at the same temperature, without gradient (Li et al. 2021, ALBEF,
+    equation 6; a is `soft_weight`). A `queue` adds the keys of so many rows seen before as
+    columns, in evaluation too; it is written in training from rows that count, after it was used.
+    It holds the streams of `soft`; without these the later input of each pair, and then it is for
+    the first direction alone (He et al. 2020, MoCo, where `direction` is `first`).
     """
 
-    couples: ClassVar[Coupling] = "always"
-    couples_because: ClassVar[str] = "the other rows of the batch are the negatives"
-
     type: Literal["info_nce"] = "info_nce"
-    inputs: Refs = Field(description="two or more vectors of one width")
     positives: Ref | None = Field(None, description="a key: rows of the same key are positives")
     similarity: Literal["cosine", "dot"] = Field("cosine", description="how vectors are compared")
-    temperature: Positive = Field(0.07, description="what similarities are divided by, at first")
-    learn: bool = Field(True, description="whether the temperature is a parameter")
-    least: Positive = Field(0.01, description="the temperature is not taken below this")
+    direction: Literal["both", "first"] = Field(
+        "both", description="first: only earlier inputs are told among the rows of later ones"
+    )
+    soft: tuple[Ref, ...] = Field((), description="a teacher's stream for each input, in order")
+    soft_weight: Rate = Field(0.4, description="share of the teacher in the target")
+    queue: Size = Field(0, description="how many rows seen before are negatives too")
 
     @classmethod
     def examples(cls) -> list[dict[str, Any]]:
-        return [{"inputs": ["a", "b"]}, {"inputs": ["a", "b"], "learn": False}]
+        pair = {"inputs": ["m0", "m1"]}
+        return [pair, {**pair, "learn": False, "queue": 3}, {**pair, "soft": ["m0", "m1"]}]
+
+    def others(self) -> frozenset[str]:
+        own = {str(r) for r in self.inputs} if isinstance(self.inputs, tuple) else {*self.inputs}
+        return frozenset({"where", "positives", *map(str, self.soft)} - own)
 
     def check(self, inputs: Signatures) -> None:
-        """Vectors of one width. Raises `WiringError` otherwise."""
-        vectors = {k: v for k, v in inputs.items() if k not in ("positives", "where")}
-        expect_count(vectors, least=2)
-        for role, given in vectors.items():
-            expect_vector(given, role)
-        expect_same(vectors, "embed", hint="projections to one width")
-        if "positives" in inputs and inputs["positives"].kind != "scalar":
+        """Vectors of one width, and as many of a teacher. Raises `WiringError` otherwise."""
+        super().check(inputs)
+        check_positives(inputs)
+        vectors = self.vectors(inputs)
+        named = self.inputs if isinstance(self.inputs, tuple) else tuple(self.inputs.values())
+        if self.soft and len(self.soft) != len(vectors):
             raise WiringError(
-                "positives is no key",
-                found=inputs["positives"],
-                expected="a scalar, such as a label",
-                field=("positives",),
+                "a teacher's stream is due for each input",
+                found=f"{len(self.soft)} for {len(vectors)} inputs",
+                expected=len(vectors),
+                field=("soft",),
             )
-        check_where(inputs, None)
+        for index, reference in enumerate(self.soft):
+            if not isinstance(self.inputs, tuple) and str(reference) in self.inputs:
+                message = "a role of the inputs has the name of a teacher's stream"
+                raise WiringError(message, found=reference, field=("soft", index))
+            expect_vector(inputs[str(reference)], str(reference), field=("soft", index))
+        every = {**vectors, **{str(r): inputs[str(r)] for r in self.soft}}
+        expect_same(every, "embed", hint="projections to one width")
+        if self.queue and any(reference.many for reference in (*named, *self.soft)):
+            raise WiringError(
+                "a queue is of one point: the others of a row would be its negatives",
+                found=", ".join(str(reference) for reference in named),
+                expected="one point an input, or queue: 0",
+                field=("queue",),
+            )
 
     def build(self, inputs: Signatures, *, rngs: nnx.Rngs) -> "InfoNce":
-        return InfoNce(self, rngs=rngs)
+        return InfoNce(self, inputs, rngs=rngs)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1,))
-def at_most(x: Float[Array, ""], bound: float) -> Float[Array, ""]:
-    """`min(x, bound)` whose gradient, beyond the bound, is kept where a step against it leads back.
+class InfoNce(Contrast):
+    """Vectors `[b, d]`; owns the logarithm of the inverse temperature, and a queue."""
 
-    So a parameter that a step took too far does not stay there for good, as it does where it is not
-    itself clamped after every step (Radford et al. 2021, section 2.5).
-    """
-    return jnp.minimum(x, bound)
-
-
-def _at_most_forward(x: Array, bound: float) -> tuple[Array, Array]:
-    return jnp.minimum(x, bound), x > bound
-
-
-def _at_most_backward(bound: float, beyond: Array, grad: Array) -> tuple[Array]:
-    return (jnp.where(beyond & (grad < 0), jnp.zeros_like(grad), grad),)
-
-
-at_most.defvjp(_at_most_forward, _at_most_backward)
-
-
-class InfoNce(nnx.Module):
-    """Vectors `[b, d]`; owns the logarithm of the inverse temperature."""
-
-    def __init__(self, spec: InfoNceSpec, *, rngs: nnx.Rngs):
-        self.similarity, self.most = spec.similarity, -math.log(spec.least)
-        self.first = -math.log(spec.temperature)
-        init = nnx.initializers.constant(self.first)
-        self.scale = parameter(rngs, init, (), ()) if spec.learn else None
+    def __init__(self, spec: InfoNceSpec, inputs: Signatures, *, rngs: nnx.Rngs):
+        super().__init__(spec, rngs=rngs)
+        self.similarity, self.direction = spec.similarity, spec.direction
+        vectors = spec.vectors(inputs)
+        self.names, self.soft = tuple(vectors), tuple(map(str, spec.soft))
+        self.share = spec.soft_weight
+        self.pairs = tuple(directions(len(vectors), spec.direction))
+        queued = {key for query, key in self.pairs if self.soft or query < key}
+        self.queued = tuple(sorted(queued)) if spec.queue else ()
+        key, width = inputs.get("positives"), vectors[self.names[0]].width
+        labels = None if key is None else jnp.int32 if key.dtype == "int" else jnp.float32
+        sizes = (len(self.queued), spec.queue, width)
+        self.queue = Queue(*sizes, labels=labels) if self.queued else None
 
     def __call__(self, streams: dict[str, Stream], *, rows: Any, context: Context) -> LossValue:
         valid = counted(streams, rows, tokens=None)
-        vectors = [
-            keep(wide(stream.values), valid)
-            for role, stream in streams.items()
-            if role not in ("positives", "where")
-        ]
-        if self.similarity == "cosine":
-            vectors = [unit(v) for v in vectors]
-        dtype = vectors[0].dtype
-        log_scale = self.first if self.scale is None else self.scale[...]
-        scale = jnp.exp(at_most(jnp.asarray(log_scale, dtype), self.most))
-        positive = self._positive(streams, valid)
-        pairs = list(itertools.combinations(vectors, 2))
-        each = jnp.zeros(valid.shape, dtype)
-        for a, b in pairs:
-            logits = scale * (a @ b.T)
-            both = contrast(logits, positive, valid) + contrast(logits.T, positive, valid)
-            each = each + both / (2 * len(pairs))
+        queries = [self._compared(streams[name], valid) for name in self.names]
+        teachers = [jax.lax.stop_gradient(self._compared(streams[n], valid)) for n in self.soft]
+        keys = teachers or queries
+        scale = self.inverse(queries[0].dtype)
+        positive = same_key(streams, valid)
+        labels = streams["positives"].values if "positives" in streams else None
+        each = jnp.zeros(valid.shape, queries[0].dtype)
+        for query, key in self.pairs:
+            columns, wanted, right = keys[key], valid[:, None] & valid[None], positive
+            if self.queue is not None and (teachers or query < key):
+                past = self.queue.past(self.queued.index(key), labels, valid)
+                columns = jnp.concatenate([columns, past[0].astype(columns.dtype)])
+                wanted = jnp.concatenate([wanted, past[1]], axis=1)
+                right = jnp.concatenate([right, past[2]], axis=1)
+            logits = scale * (queries[query] @ columns.T)
+            target = spread(right & wanted, logits.dtype)
+            if teachers:
+                own = jax.lax.stop_gradient(scale * (teachers[query] @ columns.T))
+                soft = shares(own, wanted)
+                target = (1 - self.share) * target + self.share * soft
+            each = each + surprise(logits, target, wanted) / len(self.pairs)
+        if self.queue is not None and context.training:
+            self.queue.push([keys[k] for k in self.queued], labels, valid)
         return summed(each, valid)
 
-    @staticmethod
-    def _positive(streams: dict[str, Stream], valid: Bool[Array, "b"]) -> Bool[Array, "b b"]:
-        if "positives" not in streams:
-            return jnp.eye(valid.shape[0], dtype=bool)
-        key = streams["positives"].values
-        return (key[:, None] == key[None]) & valid[:, None] & valid[None]
-
-
-def contrast(
-    logits: Float[Array, "b b"], positive: Bool[Array, "b b"], valid: Bool[Array, "b"]
-) -> Float[Array, "b"]:
-    """By row, minus the mean over its positives of the log-softmax over the columns that count;
-    zero in rows that do not."""
-    wanted = valid[:, None] & valid[None]
-    lowest = jnp.finfo(logits.dtype).min
-    total = jax.nn.logsumexp(jnp.where(wanted, logits, lowest), axis=1, keepdims=True)
-    total = keep(total, valid)
-    share = (positive & wanted).astype(logits.dtype)
-    share = share / jnp.maximum(jnp.sum(share, axis=1, keepdims=True), 1)
-    return jnp.sum(share * (total - logits), axis=1)
+    def _compared(self, stream: Stream, valid: Bool[Array, "b"]) -> Float[Array, "b d"]:
+        values = keep(wide(stream.values), valid)
+        return unit(values) if self.similarity == "cosine" else values

@@ -11,7 +11,7 @@ from fusekit.component import MetricSpec, Signatures
 from fusekit.config.reference import Ref
 from fusekit.errors import WiringError
 from fusekit_modules.losses._count import check_where
-from fusekit_modules.losses._match import check_classes, differ
+from fusekit_modules.losses._match import check_classes, differ, holds_logits, positions
 
 Floats = NDArray[np.float64]
 Columns = Mapping[str, NDArray]
@@ -47,7 +47,7 @@ class ScoredSpec(MetricSpec):
 
 
 class ClassesSpec(ScoredSpec):
-    """A metric of logits against classes, of samples or tokens.
+    """A metric of logits against classes, of samples, tokens or a grid's positions.
 
     Logits of width one stand for the second of two classes.
     """
@@ -55,7 +55,7 @@ class ClassesSpec(ScoredSpec):
     def check(self, inputs: Signatures) -> None:
         """Logits, and as many classes. Raises `WiringError` otherwise."""
         prediction, target = inputs["prediction"], inputs["target"]
-        if prediction.kind != "vector" and prediction.axes != ("time", "embed"):
+        if not holds_logits(prediction):
             raise WiringError(
                 "the prediction holds no logits",
                 found=prediction,
@@ -63,9 +63,10 @@ class ClassesSpec(ScoredSpec):
                 field=("prediction",),
             )
         if prediction.width == 1 and target.classes == 2:
-            prediction = prediction.with_(sizes=(*prediction.sizes[:-1], ("embed", 2)))
+            last = (prediction.axes[-1], 2)
+            prediction = prediction.with_(sizes=(*prediction.sizes[:-1], last))
         check_classes(prediction, target)
-        check_where(inputs, prediction.length if prediction.kind == "sequence" else None)
+        check_where(inputs, positions(prediction))
 
 
 class LabelsOrClassesSpec(ClassesSpec):
@@ -84,18 +85,20 @@ class LabelsOrClassesSpec(ClassesSpec):
 
 
 def counted(columns: Columns, rows: Bool[np.ndarray, "n"]) -> tuple[Floats, NDArray]:
-    """Predictions `[m, c]` and targets `[m]` or `[m, c]` of the rows that count; of sequences,
-    of each token that is valid in both (`<role>.mask`). `where` counts where it is not zero."""
+    """Predictions `[m, c]` and targets `[m]` or `[m, c]` of the rows that count; of sequences and
+    grids, of each position that is valid in both (`<role>.mask`, of the first axis). `where` counts
+    where it is not zero."""
     prediction, target = columns["prediction"], columns["target"]
-    valid = np.asarray(rows, bool)
-    if prediction.ndim == 3:
-        valid = np.broadcast_to(valid[:, None], prediction.shape[:2])
-        for role in ("prediction", "target"):
-            if f"{role}.mask" in columns:
-                valid = valid & np.asarray(columns[f"{role}.mask"], bool)
+    shape = prediction.shape[:-1] if prediction.ndim > 2 else prediction.shape[:1]
+    marks = [np.asarray(rows, bool)]
+    if len(shape) > 1:
+        roles = ("prediction.mask", "target.mask")
+        marks += [np.asarray(columns[role], bool) for role in roles if role in columns]
     if "where" in columns:
-        marked = np.asarray(columns["where"]) != 0
-        valid = valid & (marked[:, None] if marked.ndim < valid.ndim else marked)
+        marks.append(np.asarray(columns["where"]) != 0)
+    valid = np.ones(shape, bool)
+    for mark in marks:
+        valid = valid & mark.reshape(mark.shape + (1,) * (len(shape) - mark.ndim))
     chosen = np.asarray(prediction[valid], np.float64)
     return chosen.reshape(len(chosen), int(np.prod(chosen.shape[1:]))), target[valid]
 

@@ -13,7 +13,8 @@ from fusekit_modules.metrics._scored import ClassesSpec, Floats, both_classes
 
 @register
 class AccuracySpec(ClassesSpec):
-    """Share of rows (or tokens) whose class is among the `top` highest logits.
+    """Share of rows, or of tokens, or of a grid's positions (pixel accuracy), whose class is among
+    the `top` highest logits.
 
     Of equal logits the class of the lower number counts as higher.
     """

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 from fusekit.errors import WiringError
-from fusekit.stream import sequence, vector
+from fusekit.stream import Span, sequence, vector
 from fusekit_modules.fusion.cross_attention import CrossAttentionSpec
 from tests.modules.fusion.harness import Case, check
+from tests.modules.fusion.inside import hold
 from tests.modules.fusion.lockstep import Lockstep
-from tests.reference import operators
+from tests.reference import inside, operators
 
 RICH = {"gate": "tanh", "hidden": 3}
 
@@ -41,6 +42,24 @@ def test_one_stack_reads_others_of_another_width(act, fields):
     check(spec, streams, reference, ports=("m0",))
 
 
+def test_what_tokens_see_by_a_rule():
+    """Positions count from 0 in each stream, and two tokens of `y` are an item."""
+
+    def sees(i, t):
+        return t // 2 == i // 2 if i < 3 else False
+
+    def form(p, own, x, xs):
+        return inside.crossed(p, own, x, xs.get(1, np.zeros((0, 4))), sees)
+
+    attend = {"a": {"y": "latest"}, "b": ()}
+    spec = CrossAttentionSpec(inputs=["y"], heads=2, act="before", attend=attend, **RICH)  # pyright: ignore
+    streams = [
+        sequence(4, 4, spans=(Span("a", 3), Span("b", 1))),
+        sequence(4, 4, spans=(Span("y", 4, items=2),)),
+    ]
+    hold(spec, streams, inside.edited(form, [4], 4), reads=1)
+
+
 def test_a_closed_gate_changes_nothing():
     inputs = {"m0": sequence(3, 4, label="m0"), "m1": sequence(2, 4, label="m1")}
     operator = CrossAttentionSpec(inputs=["m1"], heads=2, **RICH)  # pyright: ignore
@@ -63,5 +82,8 @@ def test_refuses():
         spec.infer_edit((sequence(2, 5), sequence(2, 5)), {})
     with pytest.raises(WiringError, match="differ in embed"):
         spec.infer_edit((sequence(2, 4), sequence(2, 6)), {})
+    two = (sequence(2, 4, label="a"), sequence(2, 4, label="b"))
+    with pytest.raises(WiringError, match="no token that is read"):
+        CrossAttentionSpec(heads=2, attend="c").infer_edit(two, {})
     with pytest.raises(WiringError, match="sequence is due"):
         spec.infer_edit((sequence(2, 4),), {"y": vector(4)})
