@@ -16,12 +16,16 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from fusekit.config.mesh import Mesh
 from fusekit.config.meta import Meta
+from fusekit.config.part import Part
 from fusekit.config.reference import NAME
 from fusekit.config.registry import SLOTS, components, walk
 from fusekit.config.sections import NODES, RESERVED, RESERVED_NODES, SECTIONS, VERSION
 from fusekit.config.spec import Experiment
-from fusekit.config.train import Group, Train
+from fusekit.config.train import Group, Stage, Train
 from fusekit.config.union import SLOT_KEY
+
+ENTRIES = {"parts": "part", "stages": "stage"}
+"""Sections with entries that are no components, and what these are."""
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 Schema = dict[str, Any]
@@ -34,10 +38,12 @@ def json_schema() -> Schema:
         names = list(components(slot))
         definitions[slot] = _whole(slot, names, required)
         definitions[f"{slot}.partial"] = _partial(slot, names)
-    for section in ("train", "mesh", "meta"):
-        definitions[f"{section}.partial"] = _rewritten(
+    for section in ("train", "mesh", "meta", *ENTRIES.values()):
+        partial = _rewritten(
             definitions[section], lambda name: f"{name}.partial" if name in SLOTS else name
         )
+        partial.pop("required", None)
+        definitions[f"{section}.partial"] = partial
     extends = {"type": "string", "minLength": 1}
     whole, partial = _sections(definitions, ""), _sections(definitions, ".partial")
     return {
@@ -77,6 +83,7 @@ def _components() -> tuple[dict[str, Schema], dict[str, list[str]]]:
     each component requires."""
     named: dict[str, type[BaseModel]] = {f"{slot}.{name}": spec for slot, name, spec in walk()}
     named |= {"train": Train, "mesh": Mesh, "meta": Meta, "train.group": Group}
+    named |= {"part": Part, "stage": Stage}
     mode: JsonSchemaMode = "validation"
     made, whole = models_json_schema([(model, mode) for model in named.values()])
     home = "#/$defs/"
@@ -155,6 +162,14 @@ def _sections(definitions: dict[str, Schema], suffix: str) -> dict[str, Schema]:
                 "type": ["object", "null"],
                 "propertyNames": {"pattern": f"^{NAME}$", "not": {"enum": reserved}},
                 "additionalProperties": {"$ref": f"#/$defs/{SECTIONS[section]}{suffix}"},
+            }
+        elif section in ENTRIES:
+            entry = {"$ref": f"#/$defs/{ENTRIES[section]}{suffix}"}
+            found[section] = {
+                "description": field.description,
+                "type": ["object", "null"],
+                "propertyNames": {"pattern": f"^{NAME}$", "not": {"enum": [*RESERVED]}},
+                "additionalProperties": {"anyOf": [entry, {"type": "null"}]} if suffix else entry,
             }
         elif section != "version":
             found[section] = {

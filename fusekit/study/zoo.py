@@ -139,7 +139,7 @@ def examine(path: Path, *, say: Callable[[str], None] = lambda text: None) -> Ex
     say("training")
     program, state, losses = _trained(experiment, found)
     found.loss = float(np.mean(losses[-ENDS:]) / np.mean(losses[:ENDS]))
-    last = [*staged(experiment).values(), experiment][0 if not experiment.stages else -2]
+    last = [experiment, *staged(experiment).values()][-1]
     found.metric = last.train.select or next(iter(program.graph.metrics))
     tested = _tested(program, state, last)
     found.absent = _absent(program, state, last)
@@ -158,25 +158,23 @@ def _trained(
     in the last stage with the program of an earlier call."""
     stages = staged(experiment) or {"train": experiment}
     flats: dict[str, Any] = {}
+    current: Any = program
     state: Any = None
     losses: list[float] = []
     for name, stage in stages.items():
         splits = open_splits(stage)
         try:
             final = name == list(stages)[-1]
-            if program is None or not final:
+            current = program
+            if current is None or not final:
                 steps = steps_of(stage, splits["train"])
                 current = Program(resolve(stage), steps=steps)
-            else:
-                current = program
             state = current.init()
             if flats:
                 rules = stage.train.origin or Start.model_validate({})
                 source = flats[rules.stage or list(flats)[-1]]
                 state, _ = warm(current, state, rules, source, flats)
             state, losses = _steps(current, state, stage, splits["train"], found if final else None)
-            if found is None and final:
-                pass
             flats[name] = {k: np.array(v) for k, v in current.flat(state).items()}
         finally:
             for split in splits.values():
@@ -211,11 +209,10 @@ def _steps(
 
 
 def _shuffled(program: Program, stage: Experiment) -> Targets:
-    """Targets at other rows; of a system without any, all but its first modality."""
+    """Targets at other rows; of a system without any, its last modality."""
     names = targets_of(program.graph)
     if not names:
-        entries = [name for name, spec in stage.modalities.items() if spec.of is None]
-        names = tuple(entries[1:])
+        names = tuple(name for name, spec in stage.modalities.items() if spec.of is None)[-1:]
     return Targets(stage, "train", names).shuffled(stage.train.seed)
 
 

@@ -291,7 +291,7 @@ def test_the_order_of_overrides_does_not_matter(tmp_path: Path):
         ("extends=a.yaml", "a config cannot be given another base", ()),
         ("modalities.image.shape.0=4", "`shape` is a list, and lists are replaced whole", ()),
         ("fusion.cross.inputs.0=text", "`inputs` is a list, and lists are replaced whole", ()),
-        ("parts.a.of=text", "`parts` is part of the language, not in this version", ()),
+        ("parts.a.of=text", "is not what is due here", ()),
     ],
 )
 def test_overrides_that_fail(tmp_path: Path, override: str, message: str, nearest: tuple[str, ...]):

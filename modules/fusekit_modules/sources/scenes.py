@@ -167,7 +167,8 @@ class Scenes:
         """`[n, 2, 11]`: shape and colour one-hot, then the box: left, top, width, height."""
         top, left = np.divmod(self.place, 2)
         box = np.stack([left, top, np.ones_like(left), np.ones_like(left)], axis=2) / 2
-        return np.concatenate([np.eye(SHAPES)[self.shape], np.eye(COLOURS)[self.colour], box], 2)
+        shape, colour = np.eye(SHAPES)[self.shape], np.eye(COLOURS)[self.colour]
+        return np.concatenate([shape, colour, box], axis=2).astype(np.float32)
 
     def sound(self) -> NDArray[np.float32]:
         """`[n, 8, 8]`: frames by tones; the first half sounds the first colour."""
