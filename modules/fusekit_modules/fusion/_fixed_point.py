@@ -34,8 +34,8 @@ def fixed_point(
 
 
 def _forward(f: Map, solver: Solver, theta: Any, start: Array) -> Any:
-    z, residual = fixed_point(f, solver, theta, start)
-    return (z, residual), (theta, z)
+    found: Any = fixed_point(f, solver, theta, start)
+    return found, (theta, found[0])
 
 
 def _backward(f: Map, solver: Solver, kept: Any, grads: tuple[Array, Array]) -> Any:

@@ -6,22 +6,18 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.nn import initializers
 from jaxtyping import Array, Float
 from pydantic import Field
 
 from fusekit.component import Count, Outputs, Positive, Signatures, register
 from fusekit.context import Context
 from fusekit.errors import WiringError
-from fusekit.parameter import parameter
 from fusekit.stream import Signature, Stream
+from fusekit_modules.fusion._equilibrium import Update
 from fusekit_modules.fusion._fixed_point import Solver, fixed_point
 from fusekit_modules.fusion._present import emit, read
 from fusekit_modules.fusion._vectors import WidthFusionSpec, projections
-from fusekit_modules.layers.linear import Linear
 from fusekit_modules.layers.norm import wide
-
-EPSILON = 1e-5
 
 
 @register
@@ -31,8 +27,8 @@ class EquilibriumSpec(WidthFusionSpec):
 
     Port `residual`: |f(z) - z| / |f(z)| as reached, one number a row. With `jacobian`, the port of
     that name is an estimate by row of |J|^2 / n at the fixed point, for a loss to weigh (Bai et al.
-    2021, eq. 6). Only present modalities have a state that the fused one sees. Nothing makes the
-    updates a contraction: watch the residual.
+    2021, eq. 6). Only present modalities have a state that the fused one sees. Maps
+    start small, so that the first updates contract; nothing keeps them so: watch the residual.
     """
 
     type: Literal["equilibrium"] = "equilibrium"
@@ -84,7 +80,8 @@ class Equilibrium(nnx.Module):
         theta = nnx.to_pure_dict(state), injected, present.astype(injected.dtype)
         f = partial(_update, graph)
         start = jnp.zeros((len(present), (len(values) + 1) * self.width), injected.dtype)
-        z, residual = fixed_point(f, self.solver, theta, start)
+        found: Any = fixed_point(f, self.solver, theta, start)
+        z, residual = found
         fused = z[:, -self.width :].astype(values[0].dtype)
         numbers = {"residual": residual}
         if self.jacobian:
@@ -99,53 +96,3 @@ class Equilibrium(nnx.Module):
 def _update(graph: Any, theta: Any, z: Float[Array, "b n"]) -> Float[Array, "b n"]:
     parameters, injected, present = theta
     return nnx.merge(graph, nnx.State(parameters))(z, injected, present)
-
-
-class Update(nnx.Module):
-    """One update of all states; those of the modalities side by side, each with its own weights."""
-
-    def __init__(self, count: int, width: int, groups: int, *, rngs: nnx.Rngs):
-        shape, axes = (2, count, width, width), (None, None, "embed", "features")
-        init = initializers.lecun_normal(batch_axis=(0, 1))
-        self.kernels = parameter(rngs, init, shape, axes)
-        self.biases = parameter(rngs, initializers.zeros, (2, count, width), (None, None, "embed"))
-        self.norms = nnx.List([Norm((count, width), groups, rngs=rngs) for _ in range(3)])
-        linear = partial(Linear, width, width, axes=("embed", "features"), rngs=rngs)
-        self.gate, self.fuse = linear(), linear()
-        self.norm = Norm((width,), groups, rngs=rngs)
-
-    def __call__(
-        self,
-        z: Float[Array, "b n"],
-        injected: Float[Array, "b m d"],
-        present: Float[Array, "b m"],
-    ) -> Float[Array, "b n"]:
-        """Of a modality, norm(relu(norm(B relu(norm(A z_k)) + x_k) + z_k)); of the fused state,
-        norm(relu(W sum_k (G (z_k + z)) * z + sum_k x_k)) with the new z_k of the present ones."""
-        states = z.reshape(len(z), -1, injected.shape[-1])
-        each, fused = states[:, :-1], states[:, -1]
-        kernels, biases = self.kernels[...].astype(z.dtype), self.biases[...].astype(z.dtype)
-        inner = jnp.einsum("bmd,mde->bme", each, kernels[0]) + biases[0]
-        inner = jnp.einsum("bmd,mde->bme", jax.nn.relu(self.norms[0](inner)), kernels[1])
-        inner = self.norms[1](inner + biases[1] + injected)
-        new = self.norms[2](jax.nn.relu(inner + each))
-        purified = self.gate(new + fused[:, None]) * fused[:, None]
-        total = self.fuse(jnp.einsum("bm,bmd->bd", present, purified))
-        combined = self.norm(jax.nn.relu(total + jnp.sum(injected, axis=1)))
-        return jnp.concatenate([new, combined[:, None]], axis=1).reshape(z.shape)
-
-
-class Norm(nnx.Module):
-    """Group norm over the last axis; scale and bias may differ along the axis before it."""
-
-    def __init__(self, shape: tuple[int, ...], groups: int, *, rngs: nnx.Rngs):
-        self.groups, axes = groups, (*(None for _ in shape[1:]), "embed")
-        self.scale = parameter(rngs, initializers.ones, shape, axes)
-        self.bias = parameter(rngs, initializers.zeros, shape, axes)
-
-    def __call__(self, x: Float[Array, "b *m d"]) -> Float[Array, "b *m d"]:
-        split = x.reshape(*x.shape[:-1], self.groups, -1)
-        centred = split - jnp.mean(split, axis=-1, keepdims=True)
-        variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
-        normal = (centred * jax.lax.rsqrt(variance + EPSILON)).reshape(x.shape)
-        return normal * self.scale[...].astype(x.dtype) + self.bias[...].astype(x.dtype)
