@@ -18,3 +18,16 @@ if not CACHE:
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", CACHE)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+import jax  # noqa: E402 - after the variables above
+import pytest  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def compiled_quickly():
+    """For modules in which nearly all the time goes into compiling, and much of that into LLVM's
+    optimisations."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)

@@ -223,9 +223,12 @@ def _reads(component: type[C], reference: str) -> C:
     return component.model_validate({"input": reference})
 
 
-def check_operator(component: type[OperatorSpec]) -> Iterator[tuple[str, str]]:
-    """The (law, reason) pairs that an operator breaks."""
-    for settings in component.examples():
+def check_operator(
+    component: type[OperatorSpec], *, thorough: bool = True
+) -> Iterator[tuple[str, str]]:
+    """The (law, reason) pairs that an operator breaks; if not `thorough`, in the first of its
+    examples alone."""
+    for settings in component.examples()[: None if thorough else 1]:
         try:
             trial = OperatorTrial(component, settings)
         except Exception as error:

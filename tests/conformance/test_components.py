@@ -8,6 +8,8 @@ from fusekit.conformance.cases import cases_of, has_laws
 from fusekit.conformance.operators import check_operator
 from fusekit.conformance.run import TRIED, failures
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 COMPONENTS = [
     pytest.param(component, id=f"{slot}-{name}")
     for slot, name, component in walk()
@@ -42,4 +44,10 @@ OPERATORS = [
 
 @pytest.mark.parametrize("component", OPERATORS)
 def test_laws_of_operators(component):
+    assert not list(check_operator(component, thorough=False))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("component", OPERATORS)
+def test_laws_of_operators_in_every_mode(component):
     assert not list(check_operator(component))

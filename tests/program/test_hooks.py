@@ -21,6 +21,8 @@ from tests.support.hooked import PLAIN, Trunk, Way, as_plain
 from tests.support.hooks import PLACES
 from tests.support.training import distance
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 SEEDS = (4, 5)
 BATCH = hooked.batch(0)
 UNROLLED = Way()
@@ -76,14 +78,14 @@ EVERYTHING = {
 IN_TURN = "replicas-in-turn"
 WAYS = {
     "scan": Way("scan"),
-    "remat": Way(remat="full"),
     IN_TURN: Way(replicas="loop"),
     "scan-replicas": Way("scan", replicas="vmap"),
-    "mesh": Way(mesh=True),
     "mesh-scan-remat": Way("scan", "full", mesh=True),
 }
 ALL_WAYS = {
     **WAYS,
+    "remat": Way(remat="full"),
+    "mesh": Way(mesh=True),
     "scan-remat": Way("scan", "full"),
     "replicas": Way(replicas="vmap"),
     "scan-remat-replicas": Way("scan", "full", replicas="vmap"),
@@ -95,15 +97,6 @@ ALL_WAYS = {
 }
 LEAN = {"norm": "rms", "activation": "relu"}
 """Stacks that compile faster."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_quickly():
-    """Nearly all the time here goes into compiling, and half of that into LLVM's optimisations."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 class Trial:

@@ -12,6 +12,8 @@ from fusekit.errors import CheckpointError, ConfigError
 from fusekit.train.experiment import train
 from fusekit.train.turns import Turns
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 SGD = {"optimizer": {"type": "sgd", "momentum": 0.9}, "learning_rate": 0.05, "steps": 3, "batch": 8}
 
 
