@@ -229,6 +229,8 @@ class _Wires:
             for one in (parse_reference(text), reference):
                 wire = self.wiring.resolve(one, None)
                 if isinstance(wire, Problem):
+                    if one is not reference:
+                        wire = replace(wire, nearest=self._alike(text))
                     self.wiring.problems.append(wire.under("parts", self.part, "given", text))
                 elif len(wire.reads) != 1:
                     self._problem(
@@ -240,6 +242,11 @@ class _Wires:
                     pair.append(wire.reads[0])
             if len(pair) == 2:
                 self.given.append((text, pair[0], pair[1]))
+
+    def _alike(self, text: str) -> tuple[str, ...]:
+        """What may be meant by a reference to what is replaced."""
+        name, at, point = text.partition("@")
+        return tuple(f"{other}{at}{point}" for other in nearest(name, self.nodes))
 
     def _repeat(self, node: Node, mine: Node) -> bool:
         """Wires a node like the one that it repeats. Says whether anything is another."""

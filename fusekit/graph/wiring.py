@@ -126,10 +126,10 @@ class Wiring:
         """The wire of a reference to a node of a part."""
         path = [*reference.name.split("."), *reference.ports]
         part, name = path[0], self.node_of(reference)
+        self.used.add(part)
         count = len(name.split("."))
         own = [name for name in (*self.nodes, *self.same) if name.startswith(f"{part}.")]
         if name not in own:
-            self.used.add(part)
             message = f"{part} is a part, of which a node is due"
             if len(path) > 1:
                 message = f"the part {part} runs nothing that is called {path[1]}"

@@ -20,6 +20,7 @@ import jax
 import numpy as np
 
 from fusekit.api import load_graph
+from fusekit.config import load
 from fusekit.config.compose import shipped
 from fusekit.config.spec import Experiment
 from fusekit.config.stages import staged
@@ -116,7 +117,7 @@ def systems() -> Iterator[System]:
     record = folder / MEASURED
     known = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
     for path in sorted(folder.glob("*.yaml")):
-        meta = load_graph(path)[0].experiment.meta
+        meta = load(path).experiment.meta
         overlay = folder / "paper" / path.name
         yield System(
             path.stem,

@@ -24,6 +24,8 @@ pytestmark = pytest.mark.usefixtures("read_once")
 
 GOLDEN = Path(__file__).with_name("golden")
 SHIPPED = sorted(shipped().rglob("*.yaml"))
+ALWAYS = [file for file in SHIPPED if "zoo" not in file.parts]
+"""Those of the zoo take longer to check."""
 SECONDS = 2.0
 
 Check = Callable[[str, Path], Any]
@@ -159,5 +161,5 @@ def test_damaged_language(count: int):
 @pytest.mark.skipif(not SHIPPED, reason="no configs are shipped")
 @pytest.mark.parametrize("count", [500, pytest.param(10_000, marks=pytest.mark.slow, id="slow")])
 def test_damaged_configs(count: int):
-    accepted, refused = attack(SHIPPED, count, check_graph)
+    accepted, refused = attack(ALWAYS if count <= 500 else SHIPPED, count, check_graph)
     assert min(accepted, refused) > count // 100

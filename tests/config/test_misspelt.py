@@ -22,7 +22,15 @@ from fusekit.errors import ConfigError
 from tests.config.limits import MEMORY, peak
 
 GOLDEN = Path(__file__).with_name("golden")
-SHIPPED = sorted(shipped().rglob("*.yaml"))
+SHIPPED = [
+    pytest.param(
+        file,
+        id=f"{file.parent.name}-{file.stem}",
+        marks=[pytest.mark.slow] if "zoo" in file.parts else [],
+    )
+    for file in sorted(shipped().rglob("*.yaml"))
+]
+"""Those of the zoo are many, and slow."""
 
 pytestmark = pytest.mark.usefixtures("read_once")
 
@@ -188,7 +196,7 @@ def wholes(folder: Path, file: Path) -> Path | None:
     return None
 
 
-@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: f"{file.parent.name}-{file.stem}")
+@pytest.mark.parametrize("file", SHIPPED)
 @pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow, id="slow")])
 def test_misspelt_keys(file: Path, every: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Of a key with another character, the message knows the right one."""

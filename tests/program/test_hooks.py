@@ -77,13 +77,13 @@ EVERYTHING = {
 
 IN_TURN = "replicas-in-turn"
 WAYS = {
-    "scan": Way("scan"),
     IN_TURN: Way(replicas="loop"),
     "scan-replicas": Way("scan", replicas="vmap"),
     "mesh-scan-remat": Way("scan", "full", mesh=True),
 }
 ALL_WAYS = {
     **WAYS,
+    "scan": Way("scan"),
     "remat": Way(remat="full"),
     "mesh": Way(mesh=True),
     "scan-remat": Way("scan", "full"),

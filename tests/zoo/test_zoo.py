@@ -29,6 +29,7 @@ FOLDER = shipped() / "zoo"
 SYSTEMS = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 PAPER = sorted(path.stem for path in (FOLDER / "paper").glob("*.yaml"))
 CUBE = {"data": 2, "fsdp": 2, "tensor": 2}
+ALWAYS = ("albef", "bridgetower", "clip4cir")
 COUNTS = {
     # ViT-B/32 with a text transformer of width 512: 151.28 M in the paper's released weights
     "clip": 151.28e6,
@@ -36,7 +37,13 @@ COUNTS = {
 """Parameters at the papers' sizes, published or by hand."""
 
 
-@pytest.mark.parametrize("name", SYSTEMS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=[] if n in ALWAYS else [pytest.mark.slow, pytest.mark.zoo])
+        for n in SYSTEMS
+    ],
+)
 def test_is_checked_drawn_and_short(name):
     loaded, graph = load_graph(FOLDER / f"{name}.yaml")
     assert "<svg" in svg.render(summarise(graph, title=name))

@@ -28,7 +28,7 @@ class ScenesSpec(SourceSpec):
     that show colours, and from neither alone (the question alone gives one in four; a column alone
     at best one in two).
 
-    Columns (`s` is `size`): `image [s, s, 3]`, `depth [s, s, 1]` (near shapes are high) and
+    Columns (`s` is `side`): `image [s, s, 3]`, `depth [s, s, 1]` (near shapes are high) and
     `classes [s, s]` (0 nothing, 1..3 the shape); `caption [6]`, colour, shape and place of each
     shape in reading order; `question [2]` asks for the colour of a shape and `answer` 0..3 is it;
     `regions [2, 11]`, shape, colour and box, noisy; `sound [8, 8]`, a tone for each colour;
@@ -41,7 +41,7 @@ class ScenesSpec(SourceSpec):
     sizes: dict[Literal["train", "validation", "test"], Count] = Field(
         default={"train": 512, "validation": 64, "test": 128}, description="rows of each split"
     )
-    size: Count = Field(16, ge=8, multiple_of=4, description="height and width of images")
+    side: Count = Field(16, ge=8, multiple_of=4, description="height and width of images")
     noise: Positive = Field(0.1, description="deviation of the noise on all numbers")
     seed: int = Field(0, ge=0, description="of scenes and noise")
 
@@ -125,7 +125,7 @@ class Scenes:
 
     def masks(self, row: int, *, moved: int = 0) -> NDArray[np.bool_]:
         """`[2, s, s]`: where the two shapes of a row are; the first moved so many pixels."""
-        size = self.spec.size
+        size = self.spec.side
         cell = size // 2
         y, x = np.mgrid[:cell, :cell] - (cell - 1) / 2
         reach = np.maximum(np.abs(x), np.abs(y))
@@ -144,7 +144,7 @@ class Scenes:
 
     def pixels(self, colour: NDArray[Any], *, moved: int = 0) -> NDArray[np.float32]:
         """`[n, s, s, 3]`: the shapes in these colours, the first in front."""
-        size = self.spec.size
+        size = self.spec.side
         image = np.zeros((len(colour), size, size, 3), np.float32)
         for row in range(len(colour)):
             masks = self.masks(row, moved=moved)
@@ -177,6 +177,6 @@ class Scenes:
 
     def clip(self) -> NDArray[np.float32]:
         """`[n, 4, s, s, 3]`: the first shape moves by an eighth of the image a frame."""
-        step = max(1, self.spec.size // 8)
+        step = max(1, self.spec.side // 8)
         frames = [self.pixels(self.colour, moved=k * step) for k in range(STEPS)]
         return np.stack(frames, axis=1)

@@ -19,6 +19,9 @@ from fusekit_modules.encoders.transformer import TransformerSpec
 from fusekit_modules.encoders.vit import VitSpec
 from tests.modules.encoders.harness import Case
 
+pytestmark = pytest.mark.slow
+"""By default the conformance suite holds these, with fewer kinds of input."""
+
 BOTH = {"padded": True, "optional": True}
 FRAMES = sequence(4, 3, label="f", **BOTH)
 CODES = Signature((("time", 4),), dtype="int", classes=5, spans=(Span("t", 4),), **BOTH)

@@ -19,7 +19,7 @@ def test_captions_say_what_images_show():
         told = {tuple(np.round(scenes.COLOUR[c - 1], 2)) for c in caption[row, :, 0]}
         assert shown == told
         places = caption[row, :, 2] - scenes.PLACE_0
-        half = SPEC.size // 2
+        half = SPEC.side // 2
         for place in range(4):
             top, left = np.asarray(divmod(place, 2)) * half
             cell = image[row, top : top + half, left : left + half]
