@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -9,10 +10,9 @@ from fusekit.config import load as load_config
 from fusekit.config.scalars import show
 from fusekit.config.spec import Experiment
 from fusekit.config.stages import staged
-from fusekit.errors import ConfigError, Position, Problem
+from fusekit.errors import ConfigError, Problem
 from fusekit.graph import Graph
 from fusekit.graph import resolve as resolve_graph
-from fusekit.graph.graph import Locate
 
 if TYPE_CHECKING:
     from fusekit.config import Loaded
@@ -47,24 +47,28 @@ def load_graph(path: str | PathLike[str], overrides: Iterable[str] = ()) -> "tup
         warnings.warn("there are no losses, so nothing can be trained", stacklevel=2)
     graph = resolve_graph(loaded.experiment, loaded.locate)
     check_patterns(graph, loaded.locate)
-    for name, stage in staged(loaded.experiment).items():
-        locate = _within(loaded, name)
-        check_patterns(resolve_graph(stage, locate), locate)
+    _check_stages(loaded)
     return loaded, graph
 
 
-def _within(loaded: "Loaded", stage: str) -> Locate:
-    """Where something of a stage stands, given its path as one of `train`: in the stage, or in
-    `train`, from which the stage has it."""
+def _check_stages(loaded: "Loaded") -> None:
+    """Raises `ConfigError` with every problem of the stages, each at the field of the stage, or at
+    that of `train` from which the stage has it."""
+    from fusekit.patterns import check_patterns
 
-    def locate(path: tuple[str | int, ...]) -> Position | None:
-        if path[:1] != ("train",):
-            return loaded.locate(path)
-        fields = loaded.experiment.stages[stage].model_fields_set
-        own = ("stages", stage, *path[1:])
-        return loaded.locate(own if path[1:2] and path[1] in fields else path)
-
-    return locate
+    problems: list[Problem] = []
+    for name, stage in staged(loaded.experiment).items():
+        try:
+            check_patterns(resolve_graph(stage))
+        except ConfigError as error:
+            own = loaded.experiment.stages[name].model_fields_set
+            for problem in error.problems:
+                path = problem.path
+                if path[:1] == ("train",) and path[1:2] and path[1] in own:
+                    path = ("stages", name, *path[1:])
+                problems.append(replace(problem, path=path, position=loaded.locate(path)))
+    if problems:
+        raise ConfigError(problems)
 
 
 def experiment(**sections: Any) -> Experiment:

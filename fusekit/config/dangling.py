@@ -43,6 +43,17 @@ def check(sections: Mapping[str, Any]) -> Iterator[Problem]:
             if isinstance(entry, Mapping):
                 for problem in _entry(_meant(known, entry), section, str(name), entry, names):
                     yield problem.under(section, name)
+    yield from _parts(parts, names)
+
+
+def _parts(parts: Any, names: Names) -> Iterator[Problem]:
+    """What is wrong with the names that parts give."""
+    for part, entry in parts.items() if isinstance(parts, Mapping) else ():
+        for field in ("of", "given"):
+            value = entry.get(field) if isinstance(entry, Mapping) else None
+            for path, text in _texts(value, ("parts", str(part), field)):
+                if problem := _wrong(text, {Reference}, "parts", "", names):
+                    yield problem.under(*path)
 
 
 def _meant(known: Mapping[str, type[BaseModel]], entry: Mapping[str, Any]) -> list[type[BaseModel]]:
