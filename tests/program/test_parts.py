@@ -247,8 +247,8 @@ FAULTS = {
     "unknown of": ({"p": {"of": ["yy"]}}, "no node is called yy"),
     "unused": ({"p": {"of": ["y"]}}, "nothing uses p"),
     "given unread": (
-        {"p": {"of": ["y"], "given": {"c@1": "c@0"}}},
-        "nothing that p runs reads c@1",
+        {"p": {"of": ["y"], "given": {"batch.y": "batch.b"}}},
+        "nothing that p runs reads batch.y",
     ),
     "without": ({"p": {"of": ["y"], "without": ["crss"]}}, "no operator is called crss"),
     "circle": (
