@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from fusekit.component import ModalitySpec, OperatorSpec, StackSpec
 from fusekit.config.part import Ema, Part
-from fusekit.config.reference import parse_reference
+from fusekit.config.reference import INPUT, parse_reference
 from fusekit.errors import Problem, nearest
 from fusekit.graph.inputs import references_of
 from fusekit.graph.node import Key, Node, Read, Repeat, ResolvedPlace
@@ -155,12 +155,11 @@ class Parts:
         """Puts each node of a part after the one that it repeats: operators at one place act in
         the order of the file."""
         order: dict[str, list[Node]] = {}
-        for name, node in self.nodes.items():
+        for node in self.nodes.values():
             root = node
             while root.repeat is not None:
                 root = self.nodes[root.repeat.of]
             order.setdefault(root.name, []).append(node)
-            assert name == node.name
         nodes = {node.name: node for group in order.values() for node in group}
         self.nodes.clear()
         self.nodes.update(nodes)
@@ -175,6 +174,7 @@ class Parts:
                 self.nodes[mine].places = tuple(
                     ResolvedPlace(tuple((names[stack], layer) for stack, layer in place.stacks))
                     for place in self.nodes[name].places
+                    if all(stack in names for stack, _ in place.stacks)
                 )
 
     def wire(self) -> None:
@@ -332,14 +332,15 @@ class _Wires:
         if [_named(read, same) for read in reads] != [_named(read, same) for read in theirs]:
             return
         acting = [n for n in self.nodes if n not in same and n not in self.names]
-        acting += self.spec.without
-        first = min(
+        acting += [operator for operator in self.spec.without if operator in self.nodes]
+        layers = [
             layer
             for operator in acting
             for place in self.nodes[operator].places
             for stack, layer in place.stacks
             if stack == mine.name or (stack == name and operator in self.spec.without)
-        )
+        ]
+        first = min(layers, default=INPUT)
         if first >= 0:
             mine.given[first - 1] = Read(Key("layer", name, first - 1), (), f"{name}@{first - 1}")
 

@@ -138,14 +138,14 @@ def examine(path: Path, *, say: Callable[[str], None] = lambda text: None) -> Ex
     svg.render(summarise(graph, title=path.stem))
     experiment = loaded.experiment
     say("training")
-    program, state, losses = _trained(experiment, found)
+    program, state, losses = _trained(experiment, found=found)
     found.loss = float(np.mean(losses[-ENDS:]) / np.mean(losses[:ENDS]))
     last = [experiment, *staged(experiment).values()][-1]
     found.metric = last.train.select or next(iter(program.graph.metrics))
     tested = _tested(program, state, last)
     found.absent = _absent(program, state, last)
     say("training on shuffled targets")
-    _, shuffled, _ = _trained(experiment, None, program=program)
+    _, shuffled, _ = _trained(experiment, program=program)
     control = _tested(program, shuffled, last)
     _judge(found, program, last, tested, control)
     found.seconds = time.monotonic() - began
@@ -153,10 +153,15 @@ def examine(path: Path, *, say: Callable[[str], None] = lambda text: None) -> Ex
 
 
 def _trained(
-    experiment: Experiment, found: Examined | None, *, program: Program | None = None
+    experiment: Experiment, *, found: Examined | None = None, program: Program | None = None
 ) -> tuple[Program, Any, list[float]]:
-    """Trains all stages; the losses are those of the last. Without `found` on shuffled targets,
-    in the last stage with the program of an earlier call."""
+    """Trains all stages; the losses are those of the last.
+
+    Args:
+      experiment: what to train.
+      found: where to note whether the last stage resumes.
+      program: of the last stage, from an earlier call: then on shuffled targets, in all stages.
+    """
     stages = staged(experiment) or {"train": experiment}
     flats: dict[str, Any] = {}
     current: Any = program
@@ -175,7 +180,9 @@ def _trained(
                 rules = stage.train.origin or Start.model_validate({})
                 source = flats[rules.stage or list(flats)[-1]]
                 state, _ = warm(current, state, rules, source, flats)
-            state, losses = _steps(current, state, stage, splits["train"], found if final else None)
+            targets = None if program is None else _shuffled(current, stage)
+            noted = found if final else None
+            state, losses = _steps(current, state, splits["train"], targets, noted)
             flats[name] = {k: np.array(v) for k, v in current.flat(state).items()}
         finally:
             for split in splits.values():
@@ -184,10 +191,9 @@ def _trained(
 
 
 def _steps(
-    program: Program, state: Any, stage: Experiment, batches: Any, found: Examined | None
+    program: Program, state: Any, batches: Any, targets: Targets | None, found: Examined | None
 ) -> tuple[Any, list[float]]:
     """All steps of a stage. With `found` the last few are done twice: from a checkpoint too."""
-    targets = None if found is not None else _shuffled(program, stage)
     losses: list[float] = []
     kept: list[Any] = []
     with tempfile.TemporaryDirectory() as folder, closing(Checkpoints(folder, wait=True)) as saved:

@@ -21,19 +21,18 @@ class Warmth:
     """What a training starts from: a folder of checkpoints, or states of earlier stages.
 
     Args:
-      folder: whose parameters all have to fit, if `strict`.
+      folder: whose parameters all have to fit.
       stages: folders of earlier stages, in order.
     """
 
     folder: Path | None = None
-    strict: bool = False
     stages: dict[str, Path] = field(default_factory=dict)
 
 
 def warmed(program: Program, state: Any, warmth: Warmth | None, run: Run, progress: bool) -> Any:
     """The state with the parameters that the stage begins with."""
     rules = program.train.origin
-    if warmth is not None and warmth.strict and warmth.folder is not None:
+    if warmth is not None and warmth.folder is not None:
         return Checkpoints(warmth.folder).parameters_only(program, state)
     stages = {} if warmth is None else warmth.stages
     if rules is None and not stages:

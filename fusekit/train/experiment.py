@@ -84,7 +84,7 @@ def train(
     if run is None:
         run = Run.create(experiment, root=run_root, name=name, replicas=count)
         resume = None
-    warmth = None if start is None else Warmth(folder=Path(start), strict=True)
+    warmth = None if start is None else Warmth(folder=Path(start))
     return _one(experiment, run, count, resume is not None, warmth, progress, pictures)
 
 
@@ -119,9 +119,11 @@ def _staged(
             run = root.stage(stage, _alone(one), count)
             warmth = Warmth(stages=dict(done))
             if not done and start is not None:
-                warmth = Warmth(folder=Path(start), strict=True)
+                warmth = Warmth(folder=Path(start))
             done[stage] = run.folder
-            if run.done() and stage != list(experiment.stages)[-1]:
+            told = run.summary()
+            if told.get("status") == "done" and stage != list(experiment.stages)[-1]:
+                summary["stages"][stage] = {k: told[k] for k in ("steps", "metrics")}
                 continue
             if progress:
                 print(f"stage {stage} ({len(done)} of {len(experiment.stages)})", file=sys.stderr)

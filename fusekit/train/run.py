@@ -120,13 +120,12 @@ class Run:
         staged = self.folder.parent.name == "stages"
         return self.folder.name if staged else self.folder.parent.name
 
-    def done(self) -> bool:
-        """Whether the summary says that all steps are done."""
+    def summary(self) -> dict[str, Any]:
+        """What the summary says; nothing if there is none that can be read."""
         try:
-            text = (self.folder / "summary.json").read_text(encoding="utf-8")
-            return json.loads(text).get("status") == "done"
+            return json.loads((self.folder / "summary.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            return False
+            return {}
 
     def replicas(self) -> int:
         """How many replicas the run trains: as its checkpoints say, or else its summary."""
@@ -135,11 +134,7 @@ class Run:
                 return int(self.checkpoints.about(step)["replicas"])
             except (CheckpointError, KeyError):
                 continue
-        try:
-            text = (self.folder / "summary.json").read_text(encoding="utf-8")
-            return int(json.loads(text).get("replicas", 1))
-        except (OSError, ValueError):
-            return 1
+        return int(self.summary().get("replicas", 1))
 
     @cached_property
     def checkpoints(self) -> Checkpoints:

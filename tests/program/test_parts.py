@@ -269,6 +269,20 @@ def test_faults_are_told(fault):
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("part", "fusion", "message"),
+    [
+        ({}, {"cross": {**CROSS, "into": "p.trunk@9"}}, "layer 9 does not exist"),
+        ({"without": ["crss", "cross"]}, {"cross": CROSS}, "no operator is called crss"),
+        ({"given": {"trunk@1": "c@7"}}, {"cross": CROSS}, "layer 7 does not exist"),
+    ],
+)
+def test_faults_beside_sound_parts_are_told_too(part, fusion, message):
+    with pytest.raises(ConfigError) as caught:
+        fusekit.resolve(declared({"p": {"of": ["y"], **part}}, ("y", "p.y"), fusion=fusion))
+    assert message in str(caught.value)
+
+
 def test_a_node_that_a_part_does_not_run_is_told_with_those_that_it_does():
     parts = {"p": {"of": ["y"], "given": {"batch.a": "batch.b"}}}
     with pytest.raises(ConfigError) as caught:
