@@ -1,6 +1,6 @@
 """The root of all that a config declares: frozen, closed, and with errors in fusekit's words."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -13,6 +13,9 @@ class Declared(BaseModel):
     Python or stands in a file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    partial: ClassVar[bool] = False
+    """Whether what is not given is not at its default but as something else says."""
 
     def __init__(self, /, **fields: Any):
         """Raises `SpecError` with every problem, of what is nested too."""

@@ -1,7 +1,7 @@
 """The `train` section, which is one stage of training, and `stages`, which are several."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -164,6 +164,8 @@ class Train(Section):
 
 class Stage(Train):
     """One of several stages. What it does not say is as `train` says."""
+
+    partial: ClassVar[bool] = True
 
     @model_validator(mode="before")
     @classmethod

@@ -26,7 +26,7 @@ def plain(value: Any, *, resolved: bool) -> Any:
         return {
             name: plain(getattr(value, name), resolved=resolved)
             for name, field in type(value).model_fields.items()
-            if _told(name, field, getattr(value, name), resolved)
+            if _told(name, field, value, resolved)
         }
     if isinstance(value, Reference | Place | PurePath):
         return str(value)
@@ -39,8 +39,11 @@ def plain(value: Any, *, resolved: bool) -> Any:
     return value
 
 
-def _told(name: str, field: Any, value: Any, resolved: bool) -> bool:
+def _told(name: str, field: Any, model: BaseModel, resolved: bool) -> bool:
     """Whether a field is written. One that is null by default is not."""
+    value = getattr(model, name)
+    if getattr(model, "partial", False):
+        return name in model.model_fields_set and value is not None
     if name in ("type", "version"):
         return True
     if field.default is not PydanticUndefined:

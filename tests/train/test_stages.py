@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import fusekit
+from fusekit.config import dump, load, loads
 from fusekit.config.stages import staged
 from fusekit.config.train import Task
 from fusekit.errors import CheckpointError, ConfigError
@@ -119,6 +120,14 @@ def test_the_folder_tells_of_each_stage(run):
     alone = fusekit.load(result.folder / "stages" / "all" / "config.yaml")
     assert alone.train.losses == ("one", "three")
     assert (result.folder / "report.html").is_file()
+
+
+def test_the_config_of_the_folder_declares_the_same_stages(run):
+    experiment, result = run
+    again = load(result.folder / "config.yaml").experiment
+    trains = [{name: one.train for name, one in staged(e).items()} for e in (experiment, again)]
+    assert trains[0] == trains[1]
+    assert loads(dump(again)).experiment == again
 
 
 def test_a_run_goes_on_with_the_stage_that_is_not_done(run, tmp_path):
