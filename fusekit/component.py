@@ -263,7 +263,11 @@ class OperatorSpec(FusionSpec, Layered):
     def build_operator(
         self, streams: tuple[Signature, ...], reads: Signatures, *, rngs: "nnx.Rngs"
     ) -> "nnx.Module":
-        raise NotImplementedError
+        """What is not of one place. By default nothing; with `share` the module of all places."""
+        from fusekit.layered import Operator
+
+        made = self.build_layer(0, streams, reads, rngs=rngs) if self.share else None
+        return Operator() if made is None else made
 
     def build_layer(
         self, index: int, streams: tuple[Signature, ...], reads: Signatures, *, rngs: "nnx.Rngs"

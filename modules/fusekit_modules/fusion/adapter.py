@@ -48,11 +48,6 @@ class AdapterSpec(OperatorSpec):
         expect_labels(self.labels, streams)
         return streams
 
-    def build_operator(
-        self, streams: tuple[Signature, ...], reads: Signatures, *, rngs: nnx.Rngs
-    ) -> Operator:
-        return Adapters(self, streams, rngs=rngs) if self.share else Operator()
-
     def build_layer(
         self, index: int, streams: tuple[Signature, ...], reads: Signatures, *, rngs: nnx.Rngs
     ) -> Operator:

@@ -70,11 +70,6 @@ class CrossAttentionSpec(OperatorSpec):
         check_attend(self.attend, streams, list(others.values()))
         return streams
 
-    def build_operator(
-        self, streams: tuple[Signature, ...], reads: Signatures, *, rngs: nnx.Rngs
-    ) -> Operator:
-        return CrossAttention(self, streams, reads, rngs=rngs) if self.share else Operator()
-
     def build_layer(
         self, index: int, streams: tuple[Signature, ...], reads: Signatures, *, rngs: nnx.Rngs
     ) -> Operator:

@@ -44,11 +44,6 @@ class LoraSpec(OperatorSpec):
             targeted(self.targets, stream, f"into {number}")
         return streams
 
-    def build_operator(
-        self, streams: tuple[Signature, ...], reads: Signatures, *, rngs: nnx.Rngs
-    ) -> Operator:
-        return Lora(self, streams, rngs=rngs) if self.share else Operator()
-
     def build_layer(
         self, index: int, streams: tuple[Signature, ...], reads: Signatures, *, rngs: nnx.Rngs
     ) -> Operator:

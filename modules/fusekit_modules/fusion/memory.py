@@ -44,11 +44,6 @@ class MemorySpec(OperatorSpec):
             expect_sequence(stream, f"into {number}", field=("into",))
         return streams
 
-    def build_operator(
-        self, streams: tuple[Signature, ...], reads: Signatures, *, rngs: nnx.Rngs
-    ) -> Operator:
-        return Memory(self, streams, reads, rngs=rngs) if self.share else Operator()
-
     def build_layer(
         self, index: int, streams: tuple[Signature, ...], reads: Signatures, *, rngs: nnx.Rngs
     ) -> Operator:

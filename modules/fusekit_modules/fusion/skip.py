@@ -48,11 +48,6 @@ class SkipSpec(OperatorSpec):
                 )
         return streams
 
-    def build_operator(
-        self, streams: tuple[Signature, ...], reads: Signatures, *, rngs: nnx.Rngs
-    ) -> Operator:
-        return Skip(streams, reads, rngs=rngs) if self.share else Operator()
-
     def build_layer(
         self, index: int, streams: tuple[Signature, ...], reads: Signatures, *, rngs: nnx.Rngs
     ) -> Operator:
