@@ -17,10 +17,11 @@ pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 SGD = {"optimizer": {"type": "sgd", "momentum": 0.9}, "learning_rate": 0.05, "steps": 3, "batch": 8}
 
+STACK = {"type": "transformer", "depth": 2, "width": 4, "heads": 2, "mlp_ratio": 1}
+
 
 def declared(stages=None, **changes):
     """A trunk with two heads, a copy of what one reads, and an operator on the trunk."""
-    stack = {"type": "transformer", "depth": 2, "width": 4, "heads": 2, "mlp_ratio": 1}
     sections = {
         "modalities": {
             "a": {"type": "features", "width": 4, "length": 3, "optional": True},
@@ -28,7 +29,7 @@ def declared(stages=None, **changes):
             "y": {"type": "label", "classes": 2},
         },
         "encoders": {
-            "a": stack,
+            "a": STACK,
             "b": {"type": "mlp", "width": 4, "hidden": 4},
             "map": {"type": "conv1d", "input": "batch.a", "width": 4, "depth": 1},
         },
@@ -245,3 +246,19 @@ def test_a_start_that_fits_nowhere_is_told(tmp_path):
     }
     with pytest.raises(CheckpointError):
         train(declared(stages), run_root=tmp_path, name="s", progress=False)
+
+
+def test_an_operator_that_only_another_stage_reads_is_no_fault():
+    reads = {"one": "one", "two": "two", "three": "three", "again": "again.one"}
+    experiment = declared(
+        {"alone": {"losses": ["one"]}, "both": {}},
+        fusion={"tuned": {"type": "adapter", "into": "again.a@1", "hidden": 2}},
+        parts={"again": {"of": ["one"]}},
+        losses={
+            name: {"type": "cross_entropy", "prediction": reference, "target": "batch.y"}
+            for name, reference in reads.items()
+        },
+    )
+    graphs = [fusekit.resolve(stage) for stage in staged(experiment).values()]
+    acts = [{event.node for event in graph.events} & {"tuned"} for graph in graphs]
+    assert acts == [set(), {"tuned"}]
