@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
+import fusekit
 from fusekit.conformance.cases import KINDS, Case
 from fusekit.conformance.metrics import check_metric
 from fusekit.errors import WiringError
-from fusekit.stream import Signature, vector
-from fusekit_modules.metrics import _retrieval
+from fusekit.program import Program
+from fusekit.stream import Signature, Stream, sequence, vector
+from fusekit.train.evaluate import evaluate
+from fusekit_modules.metrics import _maxsim, _retrieval
 from fusekit_modules.metrics.accuracy import AccuracySpec
 from fusekit_modules.metrics.mean_iou import MeanIouSpec
 from fusekit_modules.metrics.median_rank import MedianRankSpec
@@ -99,6 +102,89 @@ def test_what_is_all_the_same_finds_nothing_and_what_is_not_finite_is_not_measur
         assert np.isnan(spec.compute(given, ~rows))
 
 
+def nearest(query, item, cosine, mean):
+    """MaxSim, token by token."""
+
+    def similarity(x, y):
+        return x @ y / (np.linalg.norm(x) * np.linalg.norm(y) if cosine else 1)
+
+    found = [max(similarity(x, y) for y in item) for x in query]
+    return round(np.mean(found) if mean else sum(found), 10)
+
+
+@pytest.mark.parametrize("padded", [True, False])
+@pytest.mark.parametrize(("reduce", "similarity"), [("sum", "cosine"), ("mean", "dot")])
+def test_ranks_of_token_sequences(reduce, similarity, padded, monkeypatch):
+    """In both directions it is the first whose tokens look for their nearest."""
+    monkeypatch.setattr(_maxsim, "BLOCK", 4)
+    r = np.random.default_rng(5)
+    z, a = r.normal(size=(15, 3, 4)), r.normal(size=(15, 5, 4))
+    a[:, 1:4] += 0.8 * z
+    masks = {"z": r.random((15, 3)) < 0.6, "a": r.random((15, 5)) < 0.6}
+    masks["z"][[2, 3]] = masks["a"][[3, 4]] = False
+    masks = masks if padded else {"z": np.ones((15, 3), bool), "a": np.ones((15, 5), bool)}
+    rows = np.arange(15) != 8
+    there = np.flatnonzero(rows & masks["z"].any(1) & masks["a"].any(1))
+    assert len(there) == (11 if padded else 14)
+    cosine, mean = similarity == "cosine", reduce == "mean"
+    tokens = [{i: v[i][m[i]] for i in there} for v, m in ((z, masks["z"]), (a, masks["a"]))]
+    table = np.array(
+        [[nearest(tokens[0][i], tokens[1][j], cosine, mean) for j in there] for i in there]
+    )
+    first, second = ((t >= np.diag(t)[:, None]).sum(1) for t in (table, table.T))
+    filled = {n: np.where(masks[n][..., None], v, np.nan) for n, v in (("a", a), ("z", z))}
+    given = {**filled, **({f"{n}.mask": m for n, m in masks.items()} if padded else {})}
+    fields = {**PAIR, "reduce": reduce, "similarity": similarity}
+    assert MedianRankSpec(**fields).compute(given, rows) == np.median(first)
+    both = RecallSpec(at=[2], direction="both", **fields).compute(given, rows)
+    assert both == pytest.approx((np.mean(first <= 2) + np.mean(second <= 2)) / 2)
+    assert np.mean(first) > 1
+    assert (first != second).any()
+    lost = {**given, "z": np.where(np.arange(15)[:, None, None] == there[0], np.nan, given["z"])}
+    assert np.isnan(RecallSpec(**fields).compute(lost, rows))
+    if padded:
+        nothing = {**given, "a.mask": np.zeros((15, 5), bool)}
+        assert np.isnan(RecallSpec(**fields).compute(nothing, rows))
+
+
+@pytest.mark.parametrize("spec", [RecallSpec, MedianRankSpec])
+@pytest.mark.parametrize("padded", [True, False])
+def test_retrieval_by_tokens_obeys_the_laws(spec, padded):
+    made = spec(inputs=["m0", "m1"], direction="both", reduce="mean")
+    inputs = {role: sequence(6, 8, label="a", padded=padded) for role in ("m0", "m1")}
+    made.check(inputs)
+    assert not list(check_metric(Case(made, inputs, "sequences")))
+
+
+def test_the_masks_of_both_inputs_reach_the_metric():
+    """In a program what is padded has no part, whatever stands there."""
+    tokens = {"type": "features", "width": 4, "length": 3, "optional": True}
+    experiment = fusekit.experiment(
+        modalities={"one": tokens, "other": {**tokens, "length": 5}},
+        encoders={
+            m: {"type": "projection", "width": 4, "input": f"batch.{m}"} for m in ("one", "other")
+        },
+        losses={"align": {"type": "late_interaction", "inputs": ["one", "other"]}},
+        metrics={"recall": {"type": "recall", "inputs": ["one", "other"], "at": [1, 2]}},
+    )
+    program = Program(fusekit.resolve(experiment))
+    r = np.random.default_rng(6)
+    values = {"one": r.normal(size=(8, 3, 4)), "other": r.normal(size=(8, 5, 4))}
+    masks = {m: r.random(v.shape[:2]) < 0.7 for m, v in values.items()}
+    present = {m: np.arange(8) != k for k, m in enumerate(values)}
+
+    def found(garbage):
+        batch = {}
+        for m, v in values.items():
+            there = masks[m] & present[m][:, None]
+            filled = np.where(there[..., None], v, garbage).astype("float32")
+            batch[m] = Stream(filled, masks[m], present[m])
+        return evaluate(program, program.init(0), [batch])["recall"]
+
+    assert found(0.0) == found(np.nan) == found(1e30)
+    assert 0 < found(0.0) < 1
+
+
 def test_zero_shot_accuracy_against_loops():
     r = np.random.default_rng(1)
     target, rows = r.integers(0, 4, 30), np.arange(30) % 4 > 0
@@ -172,6 +258,10 @@ def test_misfits():
     two = {"z": vector(2), "a": vector(2)}
     with pytest.raises(WiringError, match="differ in embed"):
         RecallSpec(**PAIR).check({**two, "a": vector(3)})
+    with pytest.raises(WiringError, match="differ in embed"):
+        RecallSpec(**PAIR).check({"z": sequence(2, 3), "a": sequence(2, 4)})
+    with pytest.raises(WiringError, match="where a vector is due"):
+        RecallSpec(**PAIR).check({"z": vector(3), "a": sequence(2, 3, label="a")})
     with pytest.raises(WiringError, match="within is no key"):
         RecallSpec(**PAIR, within="batch.x").check({**two, "within": vector(3)})
     with pytest.raises(WiringError, match="no class"):
