@@ -1,7 +1,7 @@
 """Ports: how a reference reads a part of what a node gives, the same for signatures and streams.
 
 First a component's own port; then, of a sequence, the reductions `.mean .first .last .readout` and
-every span by its label; of a grid, `.mean`.
+every span by its label; of a sequence of codes or marks, spans alone; of a grid, `.mean`.
 
 A span is present where any of its tokens is valid, for a stream that joins several may lack some
 of them: their tokens are padding. So is a single readout token that came with one of them. Of a
@@ -54,9 +54,14 @@ def _reductions(signature: Signature) -> list[str]:
 def _reduced(given: Signature, port: str, reference: str) -> Signature:
     if given.kind == "grid" and port == "mean":
         return vector(given.width, optional=given.optional)
-    if given.kind != "sequence" or len(given.axes) != 2:
+    single = len(given.axes) == 1
+    if given.kind != "sequence" or (single and port not in _labels(given)):
+        names = _labels(given) if single else []
         raise WiringError(
-            f"{reference} has no port {port}", found=str(given), expected="a sequence"
+            f"{reference} has no port {port}",
+            found=str(given),
+            expected="one of " + ", ".join(names) if len(names) > 1 else "a sequence",
+            nearest=nearest(port, names),
         )
     if port in ("mean", "first", "last"):
         return vector(given.width, optional=given.optional)
@@ -81,7 +86,7 @@ def _reduced(given: Signature, port: str, reference: str) -> Signature:
             nearest=nearest(port, known),
         ) from None
     spans = tuple(s for s in given.spans if s.label == port and not s.readout)
-    sizes = (("time", stop - start), given.sizes[1])
+    sizes = (("time", stop - start), *given.sizes[1:])
     return given.with_(sizes=sizes, spans=spans, grid=(), optional=given.optional or given.padded)
 
 

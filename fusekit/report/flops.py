@@ -53,6 +53,10 @@ _FREE = frozenset(
         "top_k",
     }
 )
+_PRODUCTS = {
+    "dot_general": "dimension_numbers",
+    "ragged_dot_general": "ragged_dot_dimension_numbers",
+}
 _OVER_INPUT = ("reduce_", "arg", "cum")
 
 
@@ -116,8 +120,9 @@ def _own(equation: Any) -> int:
     """FLOPs of one primitive: two for a multiply-add, one for any other arithmetic."""
     primitive = equation.primitive.name
     out = sum(prod(v.aval.shape) for v in equation.outvars if hasattr(v.aval, "shape"))
-    if primitive == "dot_general":
-        (contracted, _), _ = equation.params["dimension_numbers"]
+    if primitive in _PRODUCTS:
+        numbers = equation.params[_PRODUCTS[primitive]]
+        (contracted, _), _ = getattr(numbers, "dot_dimension_numbers", numbers)
         shape = equation.invars[0].aval.shape
         return 2 * out * prod(shape[axis] for axis in contracted)
     if primitive == "conv_general_dilated":

@@ -36,7 +36,7 @@ from fusekit.train.checkpoint import Checkpoints
 from fusekit.train.evaluate import Gathered, gather
 from fusekit.train.loop import steps_of
 from fusekit.train.splits import open_splits
-from fusekit.train.turns import given
+from fusekit.train.turns import changed, given
 from fusekit.train.warm import warm
 
 MEASURED = "measured.json"
@@ -199,7 +199,7 @@ def _steps(
     with tempfile.TemporaryDirectory() as folder, closing(Checkpoints(folder, wait=True)) as saved:
         for step in range(program.steps):
             batch = next(batches)
-            task, streams = given(batch if targets is None else targets.into(batch))
+            task, streams = given(batch if targets is None else changed(batch, targets.into))
             if found is not None and step == program.steps - LAST:
                 saved.save(program, state)
             if step >= program.steps - LAST:

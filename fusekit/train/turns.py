@@ -1,11 +1,12 @@
 """Batches of several tasks: one task a step, or all of them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fusekit.config.train import Task
+from fusekit.data.batch import Batch
 from fusekit.data.pipeline import Pipeline
 
 GOLDEN = 0.6180339887498949
@@ -16,11 +17,11 @@ class Turn(NamedTuple):
 
     Args:
       task: whose turn it is; `None` where all tasks are summed.
-      streams: a batch, or batches by task.
+      batch: of the task, or batches by task.
     """
 
     task: str | None
-    streams: Any
+    batch: Batch | dict[str, Batch]
 
 
 class Turns:
@@ -51,9 +52,9 @@ class Turns:
     def __next__(self) -> Turn:
         step, self._step = self._step, self._step + 1
         if self.turns == "sum":
-            return Turn(None, {name: next(p).streams for name, p in self.pipelines.items()})
+            return Turn(None, {name: next(p) for name, p in self.pipelines.items()})
         task = self.task_of(step)
-        return Turn(task, next(self.pipelines[task]).streams)
+        return Turn(task, next(self.pipelines[task]))
 
     def task_of(self, step: int) -> str:
         """Whose turn step `step`, from 0, is."""
@@ -83,6 +84,17 @@ Training = Pipeline | Turns
 
 def given(batch: Any) -> tuple[str | None, Any]:
     """The task and the streams of what an iterator of batches gave."""
-    if isinstance(batch, Turn):
-        return batch.task, batch.streams
-    return None, getattr(batch, "streams", batch)
+    if not isinstance(batch, Turn):
+        return None, getattr(batch, "streams", batch)
+    if isinstance(batch.batch, Batch):
+        return batch.task, batch.batch.streams
+    return batch.task, {name: one.streams for name, one in batch.batch.items()}
+
+
+def changed(batch: Batch | Turn, change: Callable[[Batch], Batch]) -> Batch | Turn:
+    """The same with another batch in the place of each."""
+    if isinstance(batch, Batch):
+        return change(batch)
+    if isinstance(batch.batch, Batch):
+        return batch._replace(batch=change(batch.batch))
+    return batch._replace(batch={name: change(one) for name, one in batch.batch.items()})

@@ -35,6 +35,8 @@ def test_products_by_hand() -> None:
     assert total(convolve, shape(2, 6, 6, 3), shape(3, 3, 3, 4)) == 2 * (2 * 4 * 4 * 4) * (
         3 * 3 * 3
     )
+    sizes = jax.ShapeDtypeStruct((2,), jnp.int32)
+    assert total(lax.ragged_dot, shape(6, 5), shape(2, 5, 7), sizes) == 2 * 6 * 5 * 7
 
 
 def test_arithmetic_by_hand() -> None:

@@ -1,6 +1,7 @@
 """Stages and tasks: what trains when, what stays, and where each stage begins."""
 
 import json
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ from fusekit.config import dump, load, loads
 from fusekit.config.stages import staged
 from fusekit.config.train import Task
 from fusekit.errors import CheckpointError, ConfigError
+from fusekit.study.targets import Targets
 from fusekit.train.experiment import train
-from fusekit.train.turns import Turns
+from fusekit.train.splits import open_splits
+from fusekit.train.turns import Turns, changed, given
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -187,6 +190,27 @@ def test_tasks_alternate_by_their_shares_and_go_on_where_they_stood():
     order = [turns.task_of(step) for step in range(400)]
     assert order.count("x") == pytest.approx(300, abs=2)
     assert max(order[k : k + 8].count("x") for k in range(390)) <= 7
+
+
+@pytest.mark.parametrize("turns", ["alternate", "sum"])
+def test_targets_are_shuffled_in_every_task(turns):
+    tasks = {"first": {"losses": ["one"]}, "second": {"losses": ["two"]}}
+    experiment = declared(train={**SGD, "tasks": tasks, "turns": turns})
+    shuffled = Targets(experiment, "train", ("y",)).shuffled(0)
+    with closing(open_splits(experiment)["train"]) as training:
+        batch = next(training)
+    other = changed(batch, shuffled.into)
+    same = [
+        np.array_equal(one["y"].values, two["y"].values)
+        for one, two in zip(*(tables(given(each)[1]) for each in (batch, other)), strict=True)
+    ]
+    assert given(other)[0] == given(batch)[0]
+    assert same == [False] * (2 if turns == "sum" else 1)
+
+
+def tables(streams):
+    """Streams of each task."""
+    return list(streams.values()) if "first" in streams else [streams]
 
 
 @pytest.mark.parametrize("turns", ["alternate", "sum"])
