@@ -103,7 +103,11 @@ class NodeSpec(Component):
     """What makes probabilities of its values, over the last axis. `inputs`, of a fusion that
     combines answers: what makes them of those (see `fusekit.graph.link`)."""
 
-    keep: bool = Field(False, description="allow that nothing uses this node")
+    keep: bool = Field(
+        False,
+        description="allow that nothing uses this node; of an operator, keep the sublayers that it"
+        " replaces",
+    )
 
     def points(self) -> int:
         """How many points `@0 .. @n-1` a node without layers has: its outputs `@k`. 0: none."""
@@ -253,6 +257,11 @@ class OperatorSpec(FusionSpec, Layered):
         """What the edited streams are afterwards. Raises `WiringError`, in whose text `into 0` is
         the first place."""
         return streams
+
+    def covers(self, stream: Signature, *, extra: bool) -> bool:
+        """Whether what it `replaces` is replaced for all tokens of an edited stream, so that the
+        layer needs no weights for it; `extra` says whether other operators bring tokens there."""
+        return False
 
     def infer_ports(
         self, streams: tuple[Signature, ...], reads: Signatures

@@ -12,7 +12,7 @@ At the place `@input` there is no layer: `leave` alone is called, with the embed
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from flax import nnx
 from jaxtyping import Array, Bool, Float
@@ -131,6 +131,14 @@ class LayerOutput(NamedTuple):
 
     stream: Stream
     extras: tuple[Stream | None, ...] = ()
+
+
+@runtime_checkable
+class Replaceable(Protocol):
+    """A layer that can do without the weights of sublayers that operators always replace."""
+
+    def drop(self, sublayers: frozenset[str]) -> None:
+        """Removes what only these sublayers hold."""
 
 
 Reads = Mapping[str, Stream]

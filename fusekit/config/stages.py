@@ -18,7 +18,15 @@ NAMED = {"losses": "losses", "metrics": "metrics", "data": "data", "without": "f
 
 
 def staged(experiment: "Experiment") -> "dict[str, Experiment]":
-    """Each stage as an experiment with this one stage as its `train`; none without stages."""
+    """Each stage as an experiment with this one stage as its `train`; none without stages. What any
+    of them leaves away is kept (`keep: true`) in all."""
+    left = {name for stage in experiment.stages.values() for name in stage.without}
+    if left:
+        fusion = {
+            name: spec.model_copy(update={"keep": True}) if name in left else spec
+            for name, spec in experiment.fusion.items()
+        }
+        experiment = experiment.model_copy(update={"fusion": FrozenDict(fusion)})
     return {
         name: experiment.model_copy(
             update={"train": stage.over(experiment.train), "stages": FrozenDict()}

@@ -5,7 +5,7 @@ A unit is a node's own module (`image`), one of its layers (`image.layers.3`) or
 the parameters of several layers stacked in one group; `Packing` translates.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,9 +20,12 @@ from fusekit.errors import Problem
 from fusekit.graph.graph import Graph
 from fusekit.graph.infer import split_inputs
 from fusekit.graph.node import Node
+from fusekit.graph.replaced import Layer, replaced, root
+from fusekit.layered import Replaceable
 
 Tree = dict[Any, Any]
 END = -2
+EMPTY: Mapping[int, Any] = {}
 
 
 @dataclass(frozen=True, order=True)
@@ -131,8 +134,9 @@ def units(graph: Graph) -> Units:
     """Every unit of the graph, those of losses and operators that its stage leaves away too: what
     a state holds does not depend on the stage. Layers of uniform nodes share a template."""
     found = Units({})
+    gone = replaced(graph)
     for node in graph.nodes.values():
-        made = _units_of(graph, node)
+        made = _units_of(graph, node, gone)
         owner = _owner(graph, node)
         if owner is node:
             found.templates.update(made)
@@ -205,8 +209,10 @@ def _shapes(template: Template) -> dict[str, str]:
     }
 
 
-def _units_of(graph: Graph, node: Node) -> dict[UnitId, Template]:
-    """The templates of one node's units."""
+def _units_of(
+    graph: Graph, node: Node, gone: dict[Layer, frozenset[str]]
+) -> dict[UnitId, Template]:
+    """The templates of one node's units, layers without the sublayers that are `gone`."""
     found: dict[UnitId, Template] = {}
     name, spec = node.name, node.spec
     if isinstance(spec, StackSpec):
@@ -214,7 +220,9 @@ def _units_of(graph: Graph, node: Node) -> dict[UnitId, Template]:
         if inputs is not None:
             found[UnitId(name)] = Template.of(lambda rngs: spec.build(inputs, rngs=rngs))
         read = [k for k in range(spec.layers()) if ("layer", name, k) in graph.inputs_of]
-        _layers(found, node, read, _stack_layer(graph, node))
+        first = root(graph, node).name
+        kinds = {k: gone[first, k] for k in read if gone[first, k]}
+        _layers(found, node, read, _stack_layer(graph, node, kinds), kinds)
         end = graph.inputs_of.get(("end", name, 0))
         if end is not None:
             template = _template(lambda rngs: spec.build_end(end["stream"], rngs=rngs))
@@ -237,13 +245,16 @@ def _units_of(graph: Graph, node: Node) -> dict[UnitId, Template]:
 Build = Callable[[int, nnx.Rngs], nnx.Module | None]
 
 
-def _stack_layer(graph: Graph, node: Node) -> Build:
+def _stack_layer(graph: Graph, node: Node, gone: dict[int, frozenset[str]]) -> Build:
     spec = node.spec
     assert isinstance(spec, StackSpec)
 
     def build(index: int, rngs: nnx.Rngs) -> nnx.Module:
         stream = graph.inputs_of["layer", node.name, index]["stream"]
-        return spec.build_layer(index, stream, rngs=rngs)
+        layer = spec.build_layer(index, stream, rngs=rngs)
+        if index in gone and isinstance(layer, Replaceable):
+            layer.drop(gone[index])
+        return layer
 
     return build
 
@@ -267,11 +278,17 @@ def _operator_layer(graph: Graph, node: Node) -> Build:
 
 
 def _layers(
-    found: dict[UnitId, Template], node: Node, indices: Iterable[int], build: Build
+    found: dict[UnitId, Template],
+    node: Node,
+    indices: Iterable[int],
+    build: Build,
+    kinds: Mapping[int, Any] = EMPTY,
 ) -> None:
     """Adds a node's layers; those that are alike share a template. Of a node that promises to be
-    uniform only the first and the last layer are built to see it."""
-    every = list(indices)
+    uniform only the first and the last layer of each kind are built to see it."""
+    by_kind: dict[Any, list[int]] = {}
+    for index in indices:
+        by_kind.setdefault(kinds.get(index), []).append(index)
     distinct: list[Template] = []
 
     def template(index: int) -> Template | None:
@@ -283,12 +300,13 @@ def _layers(
             distinct.append(made)
         return known or made
 
-    ends = {index: template(index) for index in every[:1] + every[-1:]}
-    uniform = getattr(node.spec, "uniform", False) and len(set(map(id, ends.values()))) == 1
-    for index in every:
-        made = ends[every[0]] if uniform else ends.get(index) or template(index)
-        if made is not None:
-            found[UnitId(node.name, index)] = made
+    for every in by_kind.values():
+        ends = {index: template(index) for index in every[:1] + every[-1:]}
+        uniform = getattr(node.spec, "uniform", False) and len(set(map(id, ends.values()))) == 1
+        for index in every:
+            made = ends[every[0]] if uniform else ends.get(index) or template(index)
+            if made is not None:
+                found[UnitId(node.name, index)] = made
 
 
 def _template(build: Callable[[nnx.Rngs], nnx.Module | None]) -> Template | None:

@@ -24,26 +24,22 @@ from fusekit.report.summary import summarise
 from fusekit.study.zoo import examine, systems
 from fusekit.train.splits import open_splits
 from fusekit.train.turns import given
+from tests.zoo.by_hand import COUNTS
 
 FOLDER = shipped() / "zoo"
 SYSTEMS = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 PAPER = sorted(path.stem for path in (FOLDER / "paper").glob("*.yaml"))
 CUBE = {"data": 2, "fsdp": 2, "tensor": 2}
 ALWAYS = ("albef", "bridgetower", "clip4cir")
-COUNTS = {
-    # ViT-B/32 with a text transformer of width 512: 151.28 M in the paper's released weights
-    "clip": 151.28e6,
-}
-"""Parameters at the papers' sizes, published or by hand."""
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(n, marks=[] if n in ALWAYS else [pytest.mark.slow, pytest.mark.zoo])
-        for n in SYSTEMS
-    ],
-)
+def often(names, always):
+    """The names as parameters; all but those of `always` are slow."""
+    slow = [pytest.mark.slow, pytest.mark.zoo]
+    return [pytest.param(name, marks=[] if name in always else slow) for name in names]
+
+
+@pytest.mark.parametrize("name", often(SYSTEMS, ALWAYS))
 def test_is_checked_drawn_and_short(name):
     loaded, graph = load_graph(FOLDER / f"{name}.yaml")
     assert "<svg" in svg.render(summarise(graph, title=name))
@@ -55,12 +51,10 @@ def test_is_checked_drawn_and_short(name):
     assert len([line for line in text if line.strip() and not line.startswith("#")]) <= 60
 
 
-@pytest.mark.parametrize("name", PAPER)
+@pytest.mark.parametrize("name", often(PAPER, ("clip", "skillnet")))
 def test_has_the_papers_sizes(name):
     _, graph = load_graph(FOLDER / "paper" / f"{name}.yaml")
-    count = summarise(graph).count
-    if name in COUNTS:
-        assert count.parameters == pytest.approx(COUNTS[name], rel=0.02)
+    assert summarise(graph).count.parameters == pytest.approx(COUNTS[name], rel=0.02)
 
 
 def test_the_command_lists_them(capsys):

@@ -15,7 +15,12 @@ from fusekit.layered import Branch, Edit, LayerOutput, Operator, Reads
 from fusekit.parameter import parameter
 from fusekit.stream import Signature, Stream
 from fusekit_modules.fusion._routing import Dispatch, ExpertMlps, Routing, auxiliary, route
-from fusekit_modules.layers.expect import expect_labels, expect_same, expect_sequence
+from fusekit_modules.layers.expect import (
+    all_labelled,
+    expect_labels,
+    expect_same,
+    expect_sequence,
+)
 
 
 @register
@@ -57,6 +62,9 @@ class ExpertsSpec(OperatorSpec):
             message = "more experts are chosen than there are"
             raise WiringError(message, found=self.top, expected=self.experts, field=("top",))
         return streams
+
+    def covers(self, stream: Signature, *, extra: bool) -> bool:
+        return not self.labels or (not extra and all_labelled(stream, self.labels))
 
     def infer_ports(
         self, streams: tuple[Signature, ...], reads: Signatures

@@ -14,7 +14,12 @@ from fusekit.context import Context
 from fusekit.layered import Branch, Edit, Operator, Reads
 from fusekit.parameter import parameter
 from fusekit.stream import Signature, Stream, label_id
-from fusekit_modules.layers.expect import expect_labels, expect_same, expect_sequence
+from fusekit_modules.layers.expect import (
+    all_labelled,
+    expect_labels,
+    expect_same,
+    expect_sequence,
+)
 
 
 @register
@@ -47,6 +52,9 @@ class ModalityExpertsSpec(OperatorSpec):
         expect_same(by_role, "embed", hint="stacks of one width", field=("into",))
         expect_labels(self.labels, streams)
         return streams
+
+    def covers(self, stream: Signature, *, extra: bool) -> bool:
+        return not extra and all_labelled(stream, self.labels_of(stream))
 
     def build_layer(
         self, index: int, streams: tuple[Signature, ...], reads: Signatures, *, rngs: nnx.Rngs

@@ -91,7 +91,12 @@ class Block(nnx.Module):
         self.attention_norm = norm(norm_name, width, rngs=rngs)
         self.attention = Attention(width, heads, rotary=rotary, rngs=rngs)
         self.mlp_norm = norm(norm_name, width, rngs=rngs)
-        self.mlp = MLP(width, hidden, activation=activation, rngs=rngs)
+        self.mlp: MLP | None = MLP(width, hidden, activation=activation, rngs=rngs)
+
+    def drop(self, sublayers: frozenset[str]) -> None:
+        """Removes the feed-forward network, if it is among them: it is then always replaced."""
+        if "mlp" in sublayers:
+            self.mlp = None
 
     def keys_values(self, stream: Stream) -> KeyValue:
         """What this layer's attention would read of a stream that enters it, for other stacks."""
@@ -205,8 +210,13 @@ class Block(nnx.Module):
     def _feed(
         self, normal: Stream, parts: list[Stream], merged: Merged, context: Context
     ) -> Callable[[Chosen | None], Array]:
-        """The feed-forward sublayer of the chosen tokens."""
-        return lambda chosen: self.mlp(take(normal.values, chosen), merged.deltas("mlp"))
+        """The feed-forward sublayer of the chosen tokens; zeros if it was dropped."""
+
+        def own(chosen: Chosen | None) -> Array:
+            x = take(normal.values, chosen)
+            return jnp.zeros_like(x) if self.mlp is None else self.mlp(x, merged.deltas("mlp"))
+
+        return own
 
     def _drop(self, update: Array, sizes: dict[str, int], name: str, context: Context) -> Array:
         """Dropout, part by part so that no operator's tokens change the randomness of others, and

@@ -4,7 +4,7 @@ Every function takes the signature and the role under which it came, and raises 
 at `inputs.<role>`, or at `field` where that is given (`("input",)` for encoders and heads).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from fusekit.errors import WiringError
 from fusekit.stream import Kind, Signature
@@ -125,6 +125,11 @@ def expect_count(
             expected=str(least) if least == most else bound,
             field=("inputs",),
         )
+
+
+def all_labelled(stream: Signature, labels: Iterable[str]) -> bool:
+    """Whether every token of a stream has one of these labels."""
+    return {span.label for span in stream.spans} <= set(labels)
 
 
 def expect_labels(labels: Sequence[str], streams: Sequence[Signature]) -> None:
