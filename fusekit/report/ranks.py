@@ -8,7 +8,8 @@ SECTIONS = ("modalities", "encoders", "fusion", "heads", "parts", "losses")
 
 
 def columns(summary: Summary) -> dict[str, int]:
-    """The column of each entry: right of all that it reads; losses last, heads before them.
+    """The column of each entry: right of all that it reads; losses last, before them the heads that
+    only losses read.
 
     An operator stands right of the stacks that it edits, and what reads these stacks afterwards
     right of the operator. Where stacks read each other at different layers one of the lines has to
@@ -30,11 +31,12 @@ def columns(summary: Summary) -> dict[str, int]:
 
     for key in entries:
         rank(key)
-    ends = ("heads", "losses")
-    last = max((r for k, r in found.items() if entries[k].section not in ends), default=0)
-    for key, entry in entries.items():
-        if entry.section == "heads":
-            found[key] = max(found[key], last + 1)
+    read = {s for e in entries.values() if e.section != "losses" for s in _sources(e, entries)}
+    ends = {key for key, entry in entries.items() if entry.section == "heads" and key not in read}
+    inner = (r for k, r in found.items() if k not in ends and entries[k].section != "losses")
+    last = max(inner, default=0)
+    for key in ends:
+        found[key] = max(found[key], last + 1)
     last = max((r for k, r in found.items() if entries[k].section != "losses"), default=0)
     found |= {key: last + 1 for key, entry in entries.items() if entry.section == "losses"}
     return _packed(found)

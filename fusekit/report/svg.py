@@ -14,7 +14,7 @@ from fusekit.report.ranks import SECTIONS, columns
 from fusekit.report.summary import Edge, Entry, Summary
 from fusekit.report.text import details
 
-NARROW, WIDE = 104.0, 208.0
+NARROW, WIDE = 104.0, 240.0
 """Widths of a column: as its boxes need, within these."""
 MARGIN, HEAD, BEND = 20, 92, 42
 """Around the page, above the boxes, and what a line has to bend in between columns."""
