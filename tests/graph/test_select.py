@@ -99,3 +99,19 @@ def test_a_head_that_reads_a_span_of_an_absent_modality_is_absent(fusion, refere
     out = program.predict(program.init(0), batch)["y"]
     np.testing.assert_array_equal(out.presence, HERE)
     assert not np.any(np.asarray(out.values)[1])
+
+
+def test_spans_of_marks_and_codes():
+    """A mask over several modalities is read by label too; it has no reductions."""
+    stream, signature, _ = joined()
+    marks = stream.with_(values=jnp.arange(12).reshape(3, 4) % 2 == 0)
+    kind = signature.with_(sizes=(("time", 4),), dtype="bool")
+    found = select_signature(kind, ("a",), "hidden")
+    assert (found.sizes, found.spans, found.optional) == ((("time", 2),), A.spans, True)
+    out = select_stream(marks, ("a",))
+    np.testing.assert_array_equal(out.values, [[True, False]] * 3)
+    np.testing.assert_array_equal(out.presence, HERE)
+    np.testing.assert_array_equal(select_stream(marks, ("b",)).values, [[False]] * 3)
+    for port in ("mean", "readout", "c"):
+        with pytest.raises(WiringError, match=f"no port {port}"):
+            select_signature(kind, (port,), "hidden")

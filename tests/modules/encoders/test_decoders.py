@@ -149,6 +149,12 @@ def test_queries():
     grad = case.gradients(case.values(), MASK[:, :3], HERE)["table"]
     np.testing.assert_allclose(grad, 2 * 2 * case.p["table"], **TIGHT)
     assert case.spec.infer({"input": vector(3)}) == sequence(2, 5)
+    mapped = QueriesSpec(grid=(2, 3), width=5)
+    sizes = (("height", 2), ("width", 3))
+    assert mapped.infer({"input": vector(3)}) == sequence(6, 5, grid=sizes)
+    assert Case(mapped, given)(case.values(), MASK[:, :3], HERE).grid == sizes
+    with pytest.raises(WiringError, match="a grid says how many"):
+        QueriesSpec(count=6, grid=(2, 3), width=5).infer({"input": vector(3)})
 
 
 CASES = [

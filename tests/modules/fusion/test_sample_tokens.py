@@ -129,12 +129,13 @@ def test_types_and_whole_inputs():
     arrays = inputs_of(case, 6)
     compare_signatures(case, arrays, None)
     found = {t: host(case.run(arrays, None, t)) for t in ("float64", "float32", "bfloat16")}
+    hidden = found["float64"]["hidden"].values
     for dtype, out in found.items():
         assert out["out"].values.dtype == dtype
         assert out["out"].mask is None
-        np.testing.assert_array_equal(out["hidden"].values, found["float64"]["hidden"].values)
-    np.testing.assert_array_equal(out["hidden"].values, np.tile(out["hidden"].values[:1], (6, 1)))
-    seen = np.split(~np.asarray(out["hidden"].values[0]), np.cumsum(SIZES)[:-1])
+        np.testing.assert_array_equal(out["hidden"].values, hidden)
+    np.testing.assert_array_equal(hidden, np.tile(hidden[:1], (6, 1)))
+    seen = np.split(~hidden[0], np.cumsum(SIZES)[:-1])
     assert sorted(s.sum() for s in seen) == [1, 2, 2]  # equal shares
 
 
