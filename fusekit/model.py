@@ -132,11 +132,6 @@ class FusionModel:
     def _of_one(self, tree: State, units: Sequence[UnitId]) -> Tree:
         return self.of_unit(tree, units[0])
 
-    def init(self, key: Array) -> tuple[State, State]:
-        """Initial parameters and variables, of the canonical paths and `key` alone."""
-        made = {name: group.init(key) for name, group in self.groups.items()}
-        return {n: p for n, (p, _) in made.items()}, {n: v for n, (_, v) in made.items()}
-
     def abstract(self) -> tuple[State, State]:
         """Shapes of parameters and variables."""
         made = {name: group.abstract() for name, group in self.groups.items()}

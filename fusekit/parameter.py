@@ -4,7 +4,9 @@ Axis names are what `Layout` maps to mesh axes: `embed`, `mlp`, `heads`, `head_d
 `vocab`, `rank`, `features`, ... ; `None` for an axis that is never sharded.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import jax.numpy as jnp
@@ -20,7 +22,22 @@ def parameter(
     """A parameter with logical axes, one name (or None) an array axis."""
     if len(axes) != len(shape):
         raise ValueError(f"{len(shape)} sizes but {len(axes)} axis names: {shape}, {axes}")
-    return nnx.Param(init(rngs.params(), shape, dtype), axes=axes)
+    value = jnp.zeros(shape, dtype) if _shapes.get() else init(rngs.params(), shape, dtype)
+    return nnx.Param(value, axes=axes)
+
+
+_shapes: ContextVar[bool] = ContextVar("shapes", default=False)
+
+
+@contextmanager
+def shapes_only() -> Iterator[None]:
+    """Parameters that are made here are zeros: for tracing a module of which the shapes alone
+    matter. The initialisers' random numbers would take several times as long."""
+    token = _shapes.set(True)
+    try:
+        yield
+    finally:
+        _shapes.reset(token)
 
 
 class Statistic(nnx.Variable):

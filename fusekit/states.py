@@ -51,7 +51,14 @@ class States:
     @cached_property
     def abstract(self) -> TrainState:
         """Shapes of one replica's state."""
-        return jax.eval_shape(self._init, jax.random.key(0))
+        params, variables = self.model.abstract()
+        return TrainState(
+            step=jax.eval_shape(lambda: jnp.zeros((), jnp.int32)),
+            params=params,
+            variables=variables,
+            optimizer=jax.eval_shape(self.optimizer.init, self.trainable(params)),
+            key=jax.eval_shape(lambda: jax.random.key(0)),
+        )
 
     @cached_property
     def shardings(self) -> TrainState:
@@ -192,17 +199,6 @@ class States:
             params,
             trained,
             is_leaf=lambda leaf: leaf is None,
-        )
-
-    def _init(self, key: Array) -> TrainState:
-        init_key, run_key = jax.random.split(key)
-        params, variables = self.model.init(init_key)
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            params=params,
-            variables=variables,
-            optimizer=self.optimizer.init(self.trainable(params)),
-            key=run_key,
         )
 
     def fresh(self, key: Array) -> TrainState:

@@ -5,7 +5,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fusekit.component import LossSpec, MetricSpec, NodeSpec
 from fusekit.config.frozen import FrozenDict
@@ -49,6 +49,7 @@ class Graph:
       events: everything the model does, in order.
       signatures: of every value.
       inputs_of: the signatures that came in, by (event kind, node, index).
+      derived: what others make of it and keep here, such as its units.
     """
 
     experiment: "Experiment"
@@ -60,6 +61,7 @@ class Graph:
     inputs_of: dict[tuple[str, str, int], dict[str, Signature]] = field(repr=False)
     every_loss: dict[str, Objective] = field(default_factory=dict, repr=False)
     whole: "Graph | None" = field(default=None, repr=False)
+    derived: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def heads(self) -> dict[str, Node]:

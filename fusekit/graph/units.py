@@ -22,6 +22,7 @@ from fusekit.graph.infer import split_inputs
 from fusekit.graph.node import Node
 from fusekit.graph.replaced import Layer, replaced, root
 from fusekit.layered import Replaceable
+from fusekit.parameter import shapes_only
 
 Tree = dict[Any, Any]
 END = -2
@@ -73,7 +74,8 @@ class Template:
             }
             return nnx.to_pure_dict(params), nnx.to_pure_dict(variables)
 
-        params, variables = jax.eval_shape(split, jax.random.key(0))
+        with shapes_only():
+            params, variables = jax.eval_shape(split, jax.random.key(0))
         return Template(build, seen["graphdef"], params, variables, seen["axes"])
 
     def init(self, key: Array) -> tuple[Tree, Tree]:
@@ -133,6 +135,12 @@ def templates(graph: Graph) -> dict[UnitId, Template]:
 def units(graph: Graph) -> Units:
     """Every unit of the graph, those of losses and operators that its stage leaves away too: what
     a state holds does not depend on the stage. Layers of uniform nodes share a template."""
+    if "units" not in graph.derived:
+        graph.derived["units"] = _units(graph)
+    return graph.derived["units"]
+
+
+def _units(graph: Graph) -> Units:
     found = Units({})
     gone = replaced(graph)
     for node in graph.nodes.values():
@@ -353,12 +361,6 @@ class Group:
         """The key of the unit, or those of the stacked units."""
         keys = [unit.key(base) for unit in self.origins or self.units]
         return jnp.stack(keys) if self.stacked else keys[0]
-
-    def init(self, base: Array) -> tuple[Tree, Tree]:
-        """Initial state, each unit from its own key."""
-        return (jax.vmap(self.template.init) if self.stacked else self.template.init)(
-            self.keys(base)
-        )
 
     def abstract(self) -> tuple[Tree, Tree]:
         """Shapes of the state."""

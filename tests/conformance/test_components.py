@@ -8,8 +8,6 @@ from fusekit.conformance.cases import cases_of, has_laws
 from fusekit.conformance.operators import check_operator
 from fusekit.conformance.run import TRIED, failures
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 COMPONENTS = [
     pytest.param(component, id=f"{slot}-{name}")
     for slot, name, component in walk()

@@ -21,8 +21,6 @@ from tests.support.hooked import PLAIN, Trunk, Way, as_plain
 from tests.support.hooks import PLACES
 from tests.support.training import distance
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 SEEDS = (4, 5)
 BATCH = hooked.batch(0)
 UNROLLED = Way()

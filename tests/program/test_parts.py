@@ -11,8 +11,6 @@ from fusekit.graph.node import Key
 from fusekit.model import FusionModel
 from fusekit.stream import Stream
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 ROWS, LENGTH = 3, 3
 STACK = {"type": "transformer", "depth": 3, "width": 4, "heads": 2, "mlp_ratio": 1}
 MODALITIES = {

@@ -8,8 +8,6 @@ import fusekit
 from fusekit.config.stages import staged
 from fusekit.model import FusionModel
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 LOSS = {"type": "cross_entropy", "target": "batch.y"}
 EXPERTS = {"type": "experts", "into": "trunk@1../2", "experts": 2, "top": 1, "hidden": 4}
 TOKENS = {"type": "prefix_tokens", "into": "trunk@0", "tokens": 1}

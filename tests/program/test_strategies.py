@@ -12,8 +12,6 @@ from fusekit.program import Program
 from tests.support import strategies
 from tests.support.training import arrays, distance, gradients
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 CUBE = {"data": 2, "fsdp": 2, "tensor": 2}
 ROUTED = {"data": 2, "fsdp": 2, "expert": 2}
 

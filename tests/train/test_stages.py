@@ -16,8 +16,6 @@ from fusekit.train.experiment import train
 from fusekit.train.splits import open_splits
 from fusekit.train.turns import Turns, changed, given
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 SGD = {"optimizer": {"type": "sgd", "momentum": 0.9}, "learning_rate": 0.05, "steps": 3, "batch": 8}
 
 STACK = {"type": "transformer", "depth": 2, "width": 4, "heads": 2, "mlp_ratio": 1}
