@@ -134,14 +134,14 @@ def has_laws(component: type[Component]) -> bool:
 
 
 def cases_of(component: type[Component], *, thorough: bool = False) -> list[Case]:
-    """Cases of a component: its first two example settings with optional inputs of the first kind
-    that fits, and the first settings with whole inputs, `light`; `thorough`: all settings, with
+    """Cases of a component: its first example settings with optional inputs of the first kind
+    that fits, and with whole inputs, `light`; `thorough`: all settings, with
     every kind that fits, whole and not, and all laws.
 
     Operators on stacks, and sources, have their own tests.
     """
     found: list[Case] = []
-    for number, settings in enumerate(component.examples()[: None if thorough else 2]):
+    for number, settings in enumerate(component.examples()[: None if thorough else 1]):
         fitting = 0
         for kinds, inputs in _inputs(component):
             for variant in ("missing", "whole"):

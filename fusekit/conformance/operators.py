@@ -37,6 +37,7 @@ from fusekit.conformance.laws import (
 )
 from fusekit.errors import ConfigError
 from fusekit.graph.node import Key
+from fusekit.objective import sums, total_loss
 from fusekit.stream import Signature, Stream
 
 STACKS = ("a", "b")
@@ -186,8 +187,9 @@ class OperatorTrial:
             context = program.context("train", key)
             values, _ = program.model.apply(params, variables, batch, context=context)
             heads = {name: values[Key("out", name)] for name in self.graph.heads}
-            loss, _ = program.loss(params, variables, batch, context)
-            return loss, heads
+            valid = jnp.asarray(batch["valid"].values)
+            found, _ = sums(program.model, values, params, variables, valid, context)
+            return total_loss(program.model, found), heads
 
         return quick(jax.value_and_grad(objective, has_aux=True))
 

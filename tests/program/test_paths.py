@@ -128,7 +128,7 @@ def test_a_replica_is_an_ordinary_checkpoint(programs):
             id="tap",
         ),
         pytest.param(
-            {"extra": {"route": {"type": "experts", "into": "text@0", "experts": 2, "hidden": 4}}},
+            {"extra": {"more": {"type": "adapter", "into": "text@0", "hidden": 4}}},
             id="operator",
         ),
     ],

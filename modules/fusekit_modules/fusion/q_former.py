@@ -109,7 +109,7 @@ class QFormerSpec(CompressorSpec):
     def examples(cls) -> list[dict[str, Any]]:
         small = {"tokens": 3, "depth": 3, "heads": 2, "hidden": 4}
         windows = {"depth": 1, "inner": 6, "window": 3, "causal": True, "dropout": 0.1}
-        return [small, {**small, **windows}]
+        return [{**small, **windows}, small]
 
 
 class QFormer(Inserting):

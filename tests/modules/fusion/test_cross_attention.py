@@ -14,7 +14,9 @@ from tests.reference import inside, operators
 RICH = {"gate": "tanh", "hidden": 3}
 
 
-@pytest.mark.parametrize(("act", "fields"), [("inside", {}), ("before", RICH)])
+@pytest.mark.parametrize(
+    ("act", "fields"), [("inside", {}), pytest.param("before", RICH, marks=pytest.mark.slow)]
+)
 def test_two_stacks_read_one_another(act, fields):
     places, lengths = (0, 2), [3, 2]
     spec = Lockstep(CrossAttentionSpec(heads=2, act=act, **fields), depth=3, places=places)

@@ -117,6 +117,7 @@ def test_balance_gradient_pulls_towards_the_less_used():
     np.testing.assert_allclose(np.sum(grad * direction), want, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_vmap_over_replicas():
     spec = Lockstep(ExpertsSpec(**SIZES), depth=1, places=(0,))
     cases = [Case(spec, SIGNATURE, seed) for seed in (0, 1)]

@@ -128,7 +128,8 @@ def made(name, trials):
     return trials[name]
 
 
-@pytest.mark.parametrize("name", ["maps", pytest.param("sets", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["maps", "sets"])
 def test_a_mesh_gives_what_one_device_gives(name, trials):
     trial = made(name, trials)
     layout = Layout.of({"data": 2, "fsdp": 2, "tensor": 2})

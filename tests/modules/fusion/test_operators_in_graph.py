@@ -62,14 +62,8 @@ def train(graph, layers, garbage=0.0):
     return program, np.asarray(metrics["loss"]), program.flat(state)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "experts",
-        pytest.param("bottleneck", marks=pytest.mark.slow),
-        pytest.param("modality_experts", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["experts", "bottleneck", "modality_experts"])
 def test_scan_and_unroll_agree(name):
     graph = resolve(declared(name))
     program, loss, state = train(graph, "scan", np.nan)

@@ -68,6 +68,7 @@ def path(tmp_path_factory):
     return made
 
 
+@pytest.mark.slow
 def test_it_trains(path):
     """The step is compiled once, whatever is absent and drawn; evaluation is repeatable."""
     experiment = fusekit.load(path)

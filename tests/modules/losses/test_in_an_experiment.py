@@ -105,6 +105,7 @@ def alone(program):
     return trained(program, BATCHES[:1]), trained(program, BATCHES)
 
 
+@pytest.mark.slow
 def test_a_mesh_gives_the_losses_gradients_and_queues_of_one_device(graph, alone):
     spread = Program(graph, layout=Layout.of(CUBE))
     start = spread.init(0)
