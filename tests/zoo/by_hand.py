@@ -97,13 +97,13 @@ COUNTS = {
     + 4 * 64 * (129 + 33 + 33)
     + 64
     + dense(64, 4),
-    # three encoders, one shared module of four layers
+    # three encoders, one shared module of four layers, two maps before it for the last modality
     "oneencoder": vit(768, 12, 16 * 16 * RGB, 196)
     + text(768, 12, BERT, 128)
     + vit(768, 12, 16 * 16, 256)
     + 4 * block(768)
     + 3 * dense(768, 1000)
-    + dense(768, 768),
+    + 3 * dense(768, 768),
     # experts of 3072 in every second of 12 layers, 16 of each
     "imp": text(768, 12, LLAMA, 256)
     + 6 * (16 * 2 * 768 * 3072 - (8 * 768 * 768 + 5 * 768))
