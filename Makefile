@@ -25,7 +25,7 @@ $(VENV)/.dev: pyproject.toml
 demo: $(VENV)/.demo
 	$(BIN)/fusekit compare configs/examples/digits/concat.yaml \
 	  --fusion early,bottleneck,low_rank_tensor,expert_gate,sequential \
-	  --seeds 2 --rates 3e-3,6e-3 --set train.epochs=25 --name demo
+	  --seeds 2 --rates 5e-3 --set train.epochs=20 --name demo
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(TESTS) $(PYTEST_ARGS)
