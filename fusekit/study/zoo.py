@@ -216,7 +216,7 @@ def _steps(
 
 
 def _shuffled(program: Program, stage: Experiment) -> Targets:
-    """Targets at other rows; of a system without any, its last modality."""
+    """Targets at other rows; of a system without any, the modality that it declares last."""
     names = targets_of(program.graph)
     if not names:
         names = tuple(name for name, spec in stage.modalities.items() if spec.of is None)[-1:]
