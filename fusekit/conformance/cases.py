@@ -134,19 +134,18 @@ def has_laws(component: type[Component]) -> bool:
 
 
 def cases_of(component: type[Component], *, thorough: bool = False) -> list[Case]:
-    """Cases of a component: its first example settings with optional inputs of the first kind
-    that fits, and with whole inputs, `light`; `thorough`: all settings, with
-    every kind that fits, whole and not, and all laws.
+    """Cases of a component: its first example settings with inputs of the first kind that fits,
+    optional ones, and whole ones, `light`; `thorough`: all settings, with every kind that fits,
+    whole and not, and all laws.
 
     Operators on stacks, and sources, have their own tests.
     """
     found: list[Case] = []
-    for number, settings in enumerate(component.examples()[: None if thorough else 1]):
+    for settings in component.examples()[: None if thorough else 1]:
         fitting = 0
         for kinds, inputs in _inputs(component):
             for variant in ("missing", "whole"):
-                first = number == 0 and fitting == 0
-                if not thorough and (fitting > 0 or (variant == "whole" and not first)):
+                if fitting and not thorough:
                     continue
                 chosen = {role: dict(varied(KINDS[kind]))[variant] for role, kind in inputs.items()}
                 spec = _spec(component, settings, chosen)

@@ -1,5 +1,6 @@
 """The graph's parts: keys of values, reads, events and nodes. Plain data, no arrays."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -125,3 +126,10 @@ class Objective:
     spec: LossSpec | MetricSpec
     wires: dict[str, Wire] = field(default_factory=dict)
     broken: bool = False
+
+
+def root(nodes: Mapping[str, Node], node: Node) -> Node:
+    """The declared node that a part's node repeats, over parts of parts; itself, if none."""
+    while node.repeat is not None:
+        node = nodes[node.repeat.of]
+    return node

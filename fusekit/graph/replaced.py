@@ -2,7 +2,7 @@
 
 from fusekit.component import OperatorSpec
 from fusekit.graph.graph import Graph
-from fusekit.graph.node import Node
+from fusekit.graph.node import Node, root
 
 Layer = tuple[str, int]
 
@@ -30,19 +30,12 @@ def replaced(graph: Graph) -> dict[Layer, frozenset[str]]:
         for node in operators:
             spec = node.spec
             assert isinstance(spec, OperatorSpec)
-            if spec.keep or not spec.replaces or root(graph, node).name in left:
+            if spec.keep or not spec.replaces or root(graph.nodes, node).name in left:
                 continue
             others = (one.spec for one in operators if one is not node)
             extra = any("tokens" in getattr(other, "needs", ()) for other in others)
             if spec.covers(stream, extra=extra):
                 here |= spec.replaces
-        layer = (root(graph, graph.nodes[name]).name, index)
+        layer = (root(graph.nodes, graph.nodes[name]).name, index)
         found[layer] = found.get(layer, here) & here
     return found
-
-
-def root(graph: Graph, node: Node) -> Node:
-    """The declared node that a part's node repeats, over parts of parts; itself, if none."""
-    while node.repeat is not None:
-        node = graph.nodes[node.repeat.of]
-    return node

@@ -19,8 +19,8 @@ from fusekit.context import name_hash
 from fusekit.errors import Problem
 from fusekit.graph.graph import Graph
 from fusekit.graph.infer import split_inputs
-from fusekit.graph.node import Node
-from fusekit.graph.replaced import Layer, replaced, root
+from fusekit.graph.node import Node, root
+from fusekit.graph.replaced import Layer, replaced
 from fusekit.layered import Replaceable
 from fusekit.parameter import shapes_only
 
@@ -228,7 +228,7 @@ def _units_of(
         if inputs is not None:
             found[UnitId(name)] = Template.of(lambda rngs: spec.build(inputs, rngs=rngs))
         read = [k for k in range(spec.layers()) if ("layer", name, k) in graph.inputs_of]
-        first = root(graph, node).name
+        first = root(graph.nodes, node).name
         kinds = {k: gone[first, k] for k in read if gone[first, k]}
         _layers(found, node, read, _stack_layer(graph, node, kinds), kinds)
         end = graph.inputs_of.get(("end", name, 0))

@@ -5,7 +5,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from fusekit.errors import Problem, nearest
-from fusekit.graph.node import BATCH, Event, Key, Node, Objective
+from fusekit.graph.node import BATCH, Event, Key, Node, Objective, root
 
 if TYPE_CHECKING:
     from fusekit.config.spec import Experiment
@@ -95,10 +95,7 @@ def leave_away(
             message = f"{name} edits no stream, so it cannot be left away"
             found.append(Problem(("train", "without", number), message, expected="an operator"))
     for node in nodes.values():
-        root = node
-        while root.repeat is not None:
-            root = nodes[root.repeat.of]
-        node.idle = root.name in names and bool(node.places)
+        node.idle = root(nodes, node).name in names and bool(node.places)
     readers = [(node.path, node) for node in nodes.values() if not node.idle]
     readers += [((s, n), o) for s, each in objectives.items() for n, o in each.items()]
     for path, reader in readers:

@@ -2,18 +2,15 @@
 
 from contextlib import closing
 
-import jax
 import numpy as np
 import pytest
 
 import fusekit
 from fusekit.errors import ConfigError
-from fusekit.graph.packing import unpack
-from fusekit.layout import Layout
-from fusekit.objective import loss
 from fusekit.train.evaluate import evaluate
 from fusekit.train.loop import fit
 from fusekit.train.splits import open_splits
+from tests.support.meshes import check_cube
 
 TEXT = """
 version: 1
@@ -89,23 +86,7 @@ def test_a_mesh_gives_the_loss_and_gradients_of_one_device(path):
     experiment = fusekit.load(path)
     with closing(open_splits(experiment)["train"]) as batches:
         batch = next(batches)
-    found = []
-    for layout in (None, Layout.of({"data": 2, "fsdp": 2, "tensor": 2})):
-        program = fusekit.compile(experiment, layout=layout)
-        state = program.init(0)
-        context = program.context("train", jax.random.key(1))
-
-        def objective(params, program=program, state=state, context=context):
-            streams = program.batch(batch.streams)
-            return loss(program.model, params, state.variables, streams, context)[0]
-
-        total, grads = jax.jit(jax.value_and_grad(objective))(state.params)
-        found.append((float(total), unpack(grads, program.model.groups)))
-    (one, grads), (other, theirs) = found
-    assert other == pytest.approx(one, rel=1e-5)
-    gap = sum(float(np.sum((np.asarray(grads[p]) - np.asarray(theirs[p])) ** 2)) for p in grads)
-    size = sum(float(np.sum(np.asarray(g) ** 2)) for g in grads.values())
-    assert (gap / size) ** 0.5 < 1e-4
+    check_cube(experiment, batch.streams)
 
 
 def test_a_misspelt_modality_is_told(path):
