@@ -45,6 +45,8 @@ KINDS: dict[str, Signature] = {
     "logits": vector(5),
     "token_logits": sequence(6, 5, label="a"),
     "token_labels": Signature((("time", 6),), "int", (Span("a", 6),), classes=5),
+    "objects": Signature((("time", 6),), "int", (Span("a", 6),), classes=4),
+    "boxes": sequence(6, 4, label="a"),
 }
 
 

@@ -26,6 +26,13 @@ def test_laws(component):
     assert not broken(component, thorough=False)
 
 
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_every_example_fits_some_kind_of_input(component):
+    tried = [case.name for case in cases_of(component, thorough=True)]
+    for settings in component.examples():
+        assert any(name.endswith(str(settings or "defaults")) for name in tried), settings
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_laws_with_every_kind_of_input(component):

@@ -48,7 +48,18 @@ class SetMatchingSpec(LossSpec):
     @classmethod
     def examples(cls) -> list[dict[str, Any]]:
         names = {"prediction": "head", "target": "batch.objects"}
-        return [names, {**names, "form": "sigmoid"}]
+        boxes = {"boxes": "boxes", "target_boxes": "batch.boxes"}
+        return [{**names, **boxes}, names, {**names, "form": "sigmoid"}]
+
+    @classmethod
+    def example_inputs(cls) -> list[dict[str, str]]:
+        """Roles and kinds of streams that fit the examples, which the suite cannot guess."""
+        boxes = {"boxes": "boxes", "target_boxes": "boxes"}
+        return [
+            {"prediction": "token_logits", "target": target, **more}
+            for target in ("objects", "token_labels")
+            for more in (boxes, {})
+        ]
 
     def check(self, inputs: Signatures) -> None:
         """Logits, classes and boxes that go together. Raises `WiringError` otherwise."""
