@@ -11,7 +11,13 @@ def answering(graph: Graph) -> tuple[str, ...]:
     """Names of all declared nodes that answer, heads first."""
     nodes = graph.nodes.items()
     fused = [n for n, node in nodes if node.role == "fusion" and node.repeat is None]
-    return (*graph.heads, *(n for n in fused if graph.nodes[n].spec.link != "none"))
+    return (*graph.heads, *(n for n in fused if is_answer(graph, n)))
+
+
+def is_answer(graph: Graph, name: str) -> bool:
+    """Whether a node, a part's too, answers."""
+    node = graph.nodes[name]
+    return node.role == "head" or (node.role == "fusion" and node.spec.link != "none")
 
 
 def link_of(graph: Graph, name: str) -> Link:

@@ -268,10 +268,17 @@ def _edges(graph: Graph, wires: Mapping[str, Wire]) -> tuple[Edge, ...]:
         sources = dict.fromkeys(read.key.node for read in wire.reads)
         for source in sources:
             reads = [read for read in wire.reads if read.key.node == source]
-            points = tuple(r.key.index for r in reads if r.key.kind in ("layer", "point"))
-            shown = _shown(graph, source)
-            edges.append(Edge(shown, role, str(wire.reference), points, reads[0].ports))
+            points = tuple(point for r in reads if (point := _point(r)) is not None)
+            ports = tuple(port for port in reads[0].ports if not port.startswith("@"))
+            edges.append(Edge(_shown(graph, source), role, str(wire.reference), points, ports))
     return tuple(edges)
+
+
+def _point(read: Read) -> int | None:
+    """The layer that is read, or the step of a chain, which is a port of its own; or none."""
+    if read.key.kind in ("layer", "point"):
+        return read.key.index
+    return next((int(port[1:]) for port in read.ports if port.startswith("@")), None)
 
 
 def _touches(graph: Graph, node: Node) -> list[Touch]:

@@ -160,9 +160,12 @@ def _strip(entry: Entry) -> bool:
 def _lines(entry: Entry) -> list[str]:
     """What a box says below its name."""
     gives = next((text for port, text in entry.gives if not port), "") or entry.note
-    first = gives or (f"edits {numbers.plural(entry.depth, 'place')}" if entry.touches else "")
     if entry.section == "losses":
         first = entry.note or "weight 1"
+    elif entry.section == "fusion" and entry.touches:
+        first = gives or f"edits {numbers.plural(entry.depth, 'place')}"
+    else:
+        first = gives
     return [line for line in (first, _numbers(entry), entry.state) if line]
 
 

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from fusekit.config.spec import Experiment
 from fusekit.graph.graph import Graph
-from fusekit.graph.link import answering, link_of
+from fusekit.graph.link import is_answer, link_of
 from fusekit.study.targets import PREFIX, Targets
-from fusekit.train.evaluate import Columns, Gathered
+from fusekit.train.evaluate import MASK, Columns, Gathered
 
 
 def constant_predictor(
@@ -19,38 +19,60 @@ def constant_predictor(
     """The metric of one answer for all test rows, taken from the training rows.
 
     The logarithms of the classes' frequencies for an answer of classes, of labels' odds for one of
-    labels, the mean for one of numbers.
+    labels, the mean for one of numbers; the same at each position of a sequence or a grid. Where a
+    metric compares two inputs row by row, as retrieval does, the first is that of one row for all.
 
     Args:
       experiment: whose training rows.
       graph: of the experiment.
       metric: with the roles `prediction`, of a head or of heads combined, and `target`, of a
-        modality.
+        modality; or of `inputs`.
       tested: any model's test rows, for what holds in them.
 
     Returns:
       The score, and what the metric reads of this predictor row by row; None, None where the
       metric is of another kind or has no value.
     """
-    nothing = None, None
-    wires = graph.metrics[metric].wires
-    if "prediction" not in wires or "target" not in wires:
-        return nothing
-    (predicted,), (target,) = wires["prediction"].reads, wires["target"].reads
-    answer_of = predicted.key.node
-    if answer_of not in answering(graph) or not target.key.node.startswith(PREFIX):
-        return nothing
-    name = target.key.node.removeprefix(PREFIX)
     columns = tested.columns[metric]
-    prediction = columns.values["prediction"]
-    if prediction.ndim != 2:
-        return nothing
-    seen = Targets(experiment, "train", (name,)).column(name)
-    answer = answer_for(seen, link_of(graph, answer_of), prediction.shape[1])
-    values = {**columns.values, "prediction": np.broadcast_to(answer, prediction.shape)}
+    constant = _answers(experiment, graph, metric, columns) or _searches(graph, metric, columns)
+    if constant is None:
+        return None, None
+    values = {**columns.values, **constant}
     spec: Any = graph.metrics[metric].spec
     value = float(spec.compute(values, columns.rows))
-    return nothing if math.isnan(value) else (value, Columns(values, columns.rows))
+    return (None, None) if math.isnan(value) else (value, Columns(values, columns.rows))
+
+
+def _answers(
+    experiment: Experiment, graph: Graph, metric: str, columns: Columns
+) -> dict[str, NDArray[Any]] | None:
+    """The prediction, if it is an answer to what a modality holds."""
+    wires = graph.metrics[metric].wires
+    if "prediction" not in wires or "target" not in wires:
+        return None
+    (predicted,), (target,) = wires["prediction"].reads, wires["target"].reads
+    answered, name = predicted.key.node, target.key.node.removeprefix(PREFIX)
+    modality = experiment.modalities.get(name)
+    if not is_answer(graph, answered) or modality is None or modality.of or target.ports:
+        return None
+    prediction = columns.values["prediction"]
+    seen = Targets(experiment, "train", (name,)).column(name, max(prediction.ndim - 1, 1))
+    answer = answer_for(seen, link_of(graph, answered), prediction.shape[-1])
+    return {"prediction": np.broadcast_to(answer, prediction.shape)}
+
+
+def _searches(graph: Graph, metric: str, columns: Columns) -> dict[str, NDArray[Any]] | None:
+    """The first of `inputs`: that of the first row that counts."""
+    paths = graph.metrics[metric].spec.references()
+    first = next((role for path, role, _ in paths if path[0] == "inputs"), None)
+    if first is None or not columns.rows.any():
+        return None
+    row = int(np.argmax(columns.rows))
+    return {
+        role: np.broadcast_to(array[row], array.shape)
+        for role, array in columns.values.items()
+        if role in (first, first + MASK)
+    }
 
 
 def answer_for(seen: NDArray[Any], link: str, width: int) -> NDArray[np.float64]:

@@ -82,11 +82,15 @@ class Targets:
             streams[name] = streams[name].with_(**{leaf: np.where(where, array[places], own)})
         return replace(batch, streams=streams)
 
-    def column(self, name: str) -> NDArray[Any]:
-        """Values of the rows that have the modality."""
+    def column(self, name: str, axes: int = 1) -> NDArray[Any]:
+        """Values of the rows that have the modality, or, with more axes, of the valid positions."""
         values = self.arrays[name, "values"]
-        presence = self.arrays.get((name, "presence"))
-        return values if presence is None else values[presence]
+        valid = np.ones(values.shape[:axes], bool)
+        for leaf in LEAVES[1:]:
+            mark = self.arrays.get((name, leaf))
+            if mark is not None and mark.ndim <= axes:
+                valid &= mark.reshape(mark.shape + (1,) * (axes - mark.ndim))
+        return values[valid]
 
 
 def open_split(experiment: Experiment, split: str, *, training: bool) -> Pipeline:
