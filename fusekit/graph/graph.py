@@ -146,9 +146,7 @@ def resolve(experiment: "Experiment", locate: Locate | None = None) -> Graph:
     return Graph(experiment, nodes, losses, metrics, events, signatures, inputs, every_loss, whole)
 
 
-def _written(
-    entries: Mapping[str, tuple[Path, Written]], wiring: Wiring
-) -> dict[str, Objective]:
+def _written(entries: Mapping[str, tuple[Path, Written]], wiring: Wiring) -> dict[str, Objective]:
     """What a stage stores, or other stages read."""
     found = {name: Objective(name, spec) for name, (_, spec) in entries.items()}
     for name, objective in found.items():

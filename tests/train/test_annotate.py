@@ -83,7 +83,9 @@ def test_the_next_stage_reads_it_row_by_row(result):
         batch = next(rows)
     kept = Annotations.read(stage(result, "mark") / "annotations" / "made" / "score.npz")
     np.testing.assert_array_equal(batch.streams["score"].values, np.stack(kept.at(batch.index)))
-    assert batch.streams["guess"].values.tolist() == batch.streams["score"].values.argmax(-1).tolist()
+    assert (
+        batch.streams["guess"].values.tolist() == batch.streams["score"].values.argmax(-1).tolist()
+    )
 
 
 def test_the_run_can_be_evaluated_and_gone_on_with(result, capsys):
@@ -133,7 +135,7 @@ MARK = "{batch.score: first, batch.guess: first}"
             MARK,
             "{batch.scores: first}",
             "stages.mark.write.batch.scores: `modalities` has no entry of this name\n"
-            "    found: \"scores\"\n"
+            '    found: "scores"\n'
             "    expected: one of a, y, score, guess\n"
             "    did you mean: score",
         ),
