@@ -103,10 +103,6 @@ class Train(Section):
     type: Literal["train", "annotate"] = Field(
         "train", description="annotate: parameters stay, and outputs are stored as data"
     )
-    write: Writes = Field(
-        default_factory=FrozenDict,
-        description="of an annotate stage: modalities, and what they are in later stages",
-    )
     batch: Count = Field(64, description="rows of a batch, over all devices")
     steps: Steps | None = Field(None, description="how many steps, in place of epochs")
     epochs: Annotated[float, Field(gt=0.0, le=1e6)] | None = Field(
@@ -152,6 +148,10 @@ class Train(Section):
     without: tuple[Name, ...] = Field((), description="operators that are left away")
     start: Name | Start | None = Field(
         None, description="which parameters to begin with: a stage, or rules"
+    )
+    write: Writes = Field(
+        default_factory=FrozenDict,
+        description="of an annotate stage: modalities, and what they are in later stages",
     )
     compute: Literal["float32", "bfloat16"] = Field("float32", description="dtype of activations")
     evaluate_every: Steps | None = Field(None, description="steps; default each epoch")

@@ -19,10 +19,10 @@ from fusekit.graph.use import (
     meant_of,
     misnamed,
     not_in,
+    read_of,
     unreached,
     unused,
     unused_parts,
-    read_of,
     wanted_of,
 )
 from fusekit.graph.wiring import Wiring
@@ -106,8 +106,8 @@ def resolve(experiment: "Experiment", locate: Locate | None = None) -> Graph:
     writes, kept = writes_of(experiment), kept_of(experiment)
     stored, others = _written(writes, wiring), _written(kept, wiring)
     train = experiment.train
-    losses = _chosen(every_loss, losses_of(train)) if not stored else {}
-    metrics = _chosen(every_metric, train.metrics) if not stored else stored
+    losses = {} if stored else _chosen(every_loss, losses_of(train))
+    metrics = stored or _chosen(every_metric, train.metrics)
     problems = [*wiring.problems, *_reserved(experiment)]
     problems += leave_away(nodes, train.without, {"losses": losses, "metrics": metrics})
     ordering = Ordering(nodes)
