@@ -15,6 +15,7 @@ COMMANDS = (
     "compare",
     "evaluate",
     "predict",
+    "launch",
     "list",
     "schema",
     "new",

@@ -1,0 +1,71 @@
+"""Whether an experiment fits a topology: its mesh the devices, its batches the mesh."""
+
+from typing import get_args
+
+from fusekit.config.mesh import Axis
+from fusekit.config.spec import Experiment
+from fusekit.config.stages import staged
+from fusekit.errors import ConfigError, Problem
+from fusekit_tpu.topology import Topology
+
+AXES: tuple[str, ...] = get_args(Axis)
+
+
+def sized(experiment: Experiment, topology: Topology) -> dict[str, int]:
+    """Sizes of the mesh axes that the experiment names; -1 is what the others leave.
+
+    Raises `ConfigError` if the mesh has another number of devices than the topology.
+    """
+    named = {a: getattr(experiment.mesh, a) for a in AXES if getattr(experiment.mesh, a) != 1}
+    fixed = 1
+    for size in named.values():
+        fixed *= max(size, 1)
+    rest = [axis for axis, size in named.items() if size == -1]
+    sizes = named | dict.fromkeys(rest, topology.devices // fixed)
+    said = " x ".join(f"{axis} {size}" for axis, size in named.items()) or "1"
+    if fixed * (sizes[rest[0]] if rest else 1) != topology.devices:
+        raise ConfigError(
+            [
+                Problem(
+                    ("mesh",),
+                    f"the mesh is not of the size of {topology}",
+                    found=f"{said}{', and the rest' if rest else ''}: {fixed} devices",
+                    expected=f"{topology.devices} devices; --set mesh.data=-1 takes what is left",
+                )
+            ]
+        )
+    return sizes
+
+
+def check_batches(experiment: Experiment, sizes: dict[str, int], processes: int) -> None:
+    """Raises `ConfigError` for every stage whose batch cannot be shared.
+
+    Args:
+      experiment: whose stages.
+      sizes: of the mesh axes.
+      processes: of the job; each reads as many rows.
+    """
+    from fusekit.layout import ACTIVATIONS
+
+    rule = experiment.mesh.activations.get("batch", ACTIVATIONS["batch"]) or ()
+    axes = (rule,) if isinstance(rule, str) else rule
+    parts = 1
+    for axis in axes:
+        parts *= sizes.get(axis, 1)
+    stages = staged(experiment) if experiment.stages else {"": experiment}
+    problems = []
+    for name, one in stages.items():
+        path = ("stages", name, "batch") if experiment.stages else ("train", "batch")
+        for count, what in ((parts, "parts of the mesh"), (processes, "processes")):
+            if one.train.batch % count:
+                problems.append(
+                    Problem(
+                        path,
+                        f"the batch does not divide over {count} {what}",
+                        found=str(one.train.batch),
+                        expected=f"a multiple of {count}",
+                    )
+                )
+                break
+    if problems:
+        raise ConfigError(problems)
