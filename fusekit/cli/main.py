@@ -15,6 +15,7 @@ COMMANDS = (
     "compare",
     "evaluate",
     "predict",
+    "plan",
     "launch",
     "list",
     "schema",

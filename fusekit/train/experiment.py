@@ -311,9 +311,7 @@ def layout_of(experiment: Experiment) -> Layout:
     """The layout that the experiment's `mesh` declares. Raises `LayoutError`."""
     mesh = experiment.mesh
     sizes = {axis: getattr(mesh, axis) for axis in AXES}
-    return Layout.of(
-        sizes, slices=mesh.slices, params=mesh.params, activations=mesh.activations
-    )
+    return Layout.of(sizes, slices=mesh.slices, params=mesh.params, activations=mesh.activations)
 
 
 def parameters_by_node(program: Program) -> dict[str, int]:
