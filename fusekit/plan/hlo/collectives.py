@@ -5,22 +5,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from fusekit.errors import HloError
-from fusekit.plan.hlo.memory import target
+from fusekit.plan.hlo.kinds import collective, continued, target
 from fusekit.plan.hlo.module import Computation, Instruction, Module
 from fusekit.plan.hlo.placement import Placement
 from fusekit.plan.hlo.scopes import scope_in, scope_of
 from fusekit.plan.hlo.shapes import integer, integers
 from fusekit.plan.hlo.walk import Visit
 
-_OPCODES = {
-    "all-gather": "all-gather",
-    "all-reduce": "all-reduce",
-    "reduce-scatter": "reduce-scatter",
-    "all-to-all": "all-to-all",
-    "ragged-all-to-all": "ragged-all-to-all",
-    "collective-permute": "collective-permute",
-    "collective-broadcast": "collective-broadcast",
-}
 _TRANSFERS = {
     "ALL_GATHER": "all-gather",
     "ALL_REDUCE": "all-reduce",
@@ -67,20 +58,16 @@ def collectives(module: Module, visit: Visit, placement: Placement) -> Iterator[
     outer = scope_of(module, instruction)
     if instruction.opcode == "fusion":
         for where, inner in module.inside(instruction):
-            if _base(inner) and _counts(where, inner):
+            if collective(inner) and _counts(where, inner):
                 scope = scope_in(inner.op_name) or outer
                 found = _traffic(where, inner, placement)
                 yield replace(found, times=visit.times, scope=scope)
-    elif _base(instruction):
+    elif collective(instruction):
         found = _traffic(visit.computation, instruction, placement)
         yield replace(found, times=visit.times, scope=outer)
     elif instruction.opcode == "send" and instruction.frontend("_xla_megascale_transfer_type"):
         found = _transfer(visit.computation, instruction, placement)
         yield replace(found, times=visit.times, scope=outer)
-
-
-def _base(instruction: Instruction) -> str:
-    return _OPCODES.get(instruction.opcode.removesuffix("-start"), "")
 
 
 def _counts(where: Computation, instruction: Instruction) -> bool:
@@ -90,7 +77,7 @@ def _counts(where: Computation, instruction: Instruction) -> bool:
     work and one that ends it, and prints it in each. Channels do not tell them apart: one channel
     may serve several.
     """
-    if '"async_collective_fusion_config"' not in instruction.backend_config:
+    if not continued(instruction):
         return True
     return any(target(user) == "AsyncCollectiveStart" for user in where.users[instruction.name])
 
@@ -98,7 +85,7 @@ def _counts(where: Computation, instruction: Instruction) -> bool:
 def _traffic(
     computation: Computation, instruction: Instruction, placement: Placement
 ) -> Collective:
-    opcode = _base(instruction)
+    opcode = collective(instruction)
     given = sum(computation.instructions[name].bytes for name in instruction.operands)
     if opcode == "ragged-all-to-all":
         given = computation.operand(instruction).bytes

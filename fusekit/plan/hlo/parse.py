@@ -1,4 +1,4 @@
-"""Optimised HLO text (`compiled.as_text()`) as plain data: a module of computations of instructions.
+"""Optimised HLO text (`compiled.as_text()`) as plain data: computations of instructions.
 
 Reads what XLA prints for TPU, CPU and GPU. Whatever else it is given, it raises `HloError`.
 """

@@ -1,6 +1,6 @@
 """Where the devices that a text names stand in the mesh."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -44,7 +44,7 @@ class Placement:
         if not 0 < count <= MANY or slices < 1 or count % slices:
             raise HloError(f"the mesh {dict(mesh_shape)} does not divide into {slices} slices")
         if devices not in (count, count // slices):
-            raise HloError(f"the text is for {devices} devices, the mesh {dict(mesh_shape)} is not")
+            raise HloError(f"the text is for {devices} devices, the mesh has {count}")
         if slice_axis is None:
             slice_of = np.arange(count) // (count // slices)
         else:
@@ -81,14 +81,19 @@ class Placement:
         """All positions that the text numbers."""
         return tuple(range(prod(self.sizes))) if self.whole else self.members[0]
 
-    def varied(self, groups: Iterable[Iterable[int]]) -> tuple[str, ...]:
+    def varied(self, groups: Sequence[Sequence[int]]) -> tuple[str, ...]:
         """The axes along which positions differ within a group."""
         found: set[int] = set()
-        for group in groups:
-            where = np.unravel_index(np.asarray(list(group), dtype=np.int64), self.sizes)
-            found |= {axis for axis, along in enumerate(where) if np.ptp(along)}
+        for where in self._tables(groups):
+            along = np.unravel_index(where, self.sizes)
+            found |= {axis for axis, one in enumerate(along) if np.ptp(one, axis=1).any()}
         return tuple(self.axes[axis] for axis in sorted(found))
 
-    def crosses(self, groups: Iterable[Iterable[int]]) -> bool:
+    def crosses(self, groups: Sequence[Sequence[int]]) -> bool:
         """Whether a group has devices of several slices."""
-        return any(len(set(self.slice_of[list(group)].tolist())) > 1 for group in groups)
+        return any(np.ptp(self.slice_of[where], axis=1).any() for where in self._tables(groups))
+
+    def _tables(self, groups: Sequence[Sequence[int]]) -> Iterator[np.ndarray]:
+        """The groups as tables, one for each size of a group."""
+        for size in {len(group) for group in groups} - {0}:
+            yield np.array([group for group in groups if len(group) == size])

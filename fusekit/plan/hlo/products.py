@@ -5,10 +5,12 @@ from collections.abc import Iterator
 from math import gcd, prod
 
 from fusekit.errors import HloError
+from fusekit.plan.hlo.kinds import is_free, target
 from fusekit.plan.hlo.module import Computation, Instruction, Module, only
 from fusekit.plan.hlo.shapes import Shape, integer, integers
 
 _LABELS = re.compile(r"(\w+)_(\w+)->(\w+)")
+_DECLARED = re.compile(r'"cost_estimate":\{[^{}]*?"flops":"?(\d+)')
 LARGEST = 1 << 20
 """A window with more positions is a misread text."""
 
@@ -23,6 +25,17 @@ def products(
                 yield inner, flops(where, inner)
     elif instruction.opcode in ("dot", "convolution") or _is_gemm(instruction):
         yield instruction, flops(computation, instruction)
+
+
+def custom(module: Module, instruction: Instruction) -> Iterator[tuple[str, int]]:
+    """Custom calls and ragged products that an instruction is or fuses, with the FLOPs that their
+    kernels declare."""
+    fusion = instruction.opcode == "fusion"
+    for one in [one for _, one in module.inside(instruction)] if fusion else [instruction]:
+        called = target(one)
+        if (called and not is_free(one)) or one.opcode.startswith("ragged-dot"):
+            declared = _DECLARED.search(one.backend_config)
+            yield called or one.opcode, integer(declared[1]) if declared else 0
 
 
 def flops(computation: Computation, instruction: Instruction) -> int:
@@ -44,8 +57,7 @@ def flops(computation: Computation, instruction: Instruction) -> int:
 
 def _is_gemm(instruction: Instruction) -> bool:
     """Whether it is a matrix product that a GPU's library computes."""
-    target = instruction.attribute("custom_call_target").strip('"')
-    return instruction.opcode == "custom-call" and target.startswith("__cublas$")
+    return target(instruction).startswith("__cublas$")
 
 
 def _convolution(computation: Computation, instruction: Instruction) -> int:
