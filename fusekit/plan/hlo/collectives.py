@@ -55,7 +55,7 @@ class Collective:
 def collectives(module: Module, visit: Visit, placement: Placement) -> Iterator[Collective]:
     """The collectives that an instruction is, fuses or sends to other slices."""
     instruction = visit.instruction
-    outer = scope_of(module, instruction)
+    outer = scope_of(module, visit.computation, instruction)
     if instruction.opcode == "fusion":
         for where, inner in module.inside(instruction):
             if collective(inner) and _counts(where, inner):

@@ -101,12 +101,12 @@ def costs(
         computation, instruction, times = visit.computation, visit.instruction, visit.times
         estimate = _cycles(instruction)
         if estimate is not None:
-            cycles[scope_of(module, instruction)] += estimate * times
+            cycles[scope_of(module, computation, instruction)] += estimate * times
         elif not is_free(instruction):
             unestimated[_kind(module, instruction)] += times
         counted = False
         for product, count in products(module, computation, instruction):
-            scope = scope_in(product.op_name) or scope_of(module, instruction)
+            scope = scope_in(product.op_name) or scope_of(module, computation, instruction)
             flops[scope] += count * times
             counted = True
         for name, claimed in () if counted else custom(module, instruction):

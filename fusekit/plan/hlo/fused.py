@@ -50,8 +50,12 @@ class Fused:
             total += _bytes(shape, elements) if shape.space == HBM else 0
         return total
 
-    def read(self, fused: Computation, name: str, whole: int) -> int:
-        """Elements that are read of a value of `whole` elements within a fusion."""
+    def read(self, fused: Computation, name: str, whole: int, given: bool = True) -> int:
+        """Elements that are read of a value of `whole` elements within a fusion.
+
+        Args:
+          given: whether the value came in, so that a root that gives it back need not read it.
+        """
         total = 0
         for user in fused.users[name]:
             first = user.operands[0] == name
@@ -60,13 +64,13 @@ class Fused:
             elif user.opcode == "dynamic-update-slice" and first:
                 continue
             elif user.opcode in _ELEMENTWISE and user.name != fused.root_name:
-                total += self.read(fused, user.name, whole)
+                total += self.read(fused, user.name, whole, given=False)
             elif user.opcode == "fusion":
                 inner = self.module.fused(user)
                 for number, operand in enumerate(user.operands):
                     if operand == name and number in inner.parameters:
                         total += self.read(inner, inner.parameters[number].name, whole)
-            elif (user.opcode == "tuple" and user.name == fused.root_name) or continued(user):
+            elif continued(user) or (given and user.opcode == "tuple"):
                 continue
             else:
                 return whole

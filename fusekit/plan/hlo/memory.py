@@ -25,9 +25,11 @@ def hbm_bytes(module: Module, computation: Computation, instruction: Instruction
         return 0
     if opcode == "fusion":
         return Fused(module, computation, instruction).bytes()
-    results = [shape for shape in instruction.shapes if shape.dims]
+    results = instruction.shapes
     if opcode in ("send", "recv"):
         return in_hbm(results[:1])
+    if opcode.endswith("-start"):  # beside the arrays there are numbers that tell how far it is
+        results = tuple(shape for shape in results if shape.dims)
     if opcode in ("slice-start", "dynamic-slice-start"):
         part = results[-1:]
         return in_hbm(part) + _where(computation, instruction, part)

@@ -61,7 +61,7 @@ def _bodies(lines: list[str]) -> Iterator[tuple[bool, str, list[str]]]:
                 if title is None:
                     raise HloError(f"no computation: {line[:80]!r}")
                 body = []
-        elif line.startswith("}"):
+        elif line.rstrip() == "}" or line.startswith("}, "):
             yield bool(title[1]), title[2], body
             title = None
         elif _INSTRUCTION.match(line):
