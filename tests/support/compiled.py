@@ -30,7 +30,9 @@ def compiled(
         for shape, spec in given
     ]
     where = None if out is None else jax.tree.map(lambda spec: NamedSharding(mesh, spec), out)
-    return jax.jit(function, out_shardings=where).lower(*arrays).compile().as_text()
+    text = jax.jit(function, out_shardings=where).lower(*arrays).compile().as_text()
+    assert text is not None
+    return text
 
 
 def mapped(function: Callable[..., Any], mesh: Mesh, ins: Any, out: Any) -> Callable[..., Any]:

@@ -23,7 +23,7 @@ def products(
         for where, inner in module.inside(instruction):
             if inner.opcode in ("dot", "convolution"):
                 yield inner, flops(where, inner)
-    elif instruction.opcode in ("dot", "convolution") or _is_gemm(instruction):
+    elif instruction.opcode in ("dot", "convolution") or _in_library(instruction):
         yield instruction, flops(computation, instruction)
 
 
@@ -40,7 +40,7 @@ def custom(module: Module, instruction: Instruction) -> Iterator[tuple[str, int]
 
 def flops(computation: Computation, instruction: Instruction) -> int:
     """FLOPs of one product."""
-    if instruction.opcode == "convolution":
+    if instruction.opcode == "convolution" or target(instruction).startswith("__cudnn$conv"):
         return _convolution(computation, instruction)
     left = computation.shape(instruction, 0)
     if instruction.opcode == "dot":
@@ -55,9 +55,9 @@ def flops(computation: Computation, instruction: Instruction) -> int:
     return 2 * out.elements * prod(_at(left, axis, instruction) for axis in contracted)
 
 
-def _is_gemm(instruction: Instruction) -> bool:
-    """Whether it is a matrix product that a GPU's library computes."""
-    return target(instruction).startswith("__cublas$")
+def _in_library(instruction: Instruction) -> bool:
+    """Whether it is a product that a GPU's library computes."""
+    return target(instruction).startswith(("__cublas$", "__cudnn$conv"))
 
 
 def _convolution(computation: Computation, instruction: Instruction) -> int:
@@ -67,10 +67,10 @@ def _convolution(computation: Computation, instruction: Instruction) -> int:
     over an input dilated so far that each window meets one value.
     """
     labels = _LABELS.fullmatch(instruction.attribute("dim_labels"))
-    given, kernel = computation.shape(instruction, 0), computation.shape(instruction, 1)
-    out = only(instruction)
     if labels is None:
         raise HloError(f"{instruction.name} has no dim_labels")
+    shapes = computation.shape(instruction, 0), computation.shape(instruction, 1)
+    given, kernel, out = _roles(target(instruction), *shapes, instruction.shapes[0])
     window = _window(instruction)
     pairs = 1
     for name in (label for label in labels[2] if label.isdigit()):
@@ -81,6 +81,19 @@ def _convolution(computation: Computation, instruction: Instruction) -> int:
         pairs *= _meetings(*sizes, **{key: value[int(name)] for key, value in window.items()})
     rest = prod(_at(out, labels[3].find(label), instruction) for label in "bf")
     return 2 * rest * pairs * _at(kernel, labels[2].find("i"), instruction)
+
+
+def _roles(called: str, one: Shape, other: Shape, result: Shape) -> tuple[Shape, Shape, Shape]:
+    """Input, kernel and output of the convolution that a GPU's library call stems from.
+
+    A gradient is printed with the window and the labels of the forward convolution.
+    """
+    match called:
+        case "__cudnn$convBackwardInput":
+            return result, other, one
+        case "__cudnn$convBackwardFilter":
+            return one, result, other
+    return one, other, result
 
 
 def _window(instruction: Instruction) -> dict[str, list[int]]:

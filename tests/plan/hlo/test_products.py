@@ -126,6 +126,26 @@ def test_a_gpu_library_call_counts_by_its_shapes() -> None:
     assert found == 2 * 3 * 5 * 7
 
 
+@pytest.mark.parametrize(
+    ("called", "operands", "result"),
+    [
+        ("convForward", ("[2,6,3]", "[4,3,3]"), "[2,4,4]"),
+        ("convBackwardInput", ("[2,4,4]", "[4,3,3]"), "[2,6,3]"),
+        ("convBackwardFilter", ("[2,6,3]", "[2,4,4]"), "[4,3,3]"),
+    ],
+)
+def test_a_gpu_gradient_costs_what_its_convolution_costs(
+    called: str, operands: tuple[str, str], result: str
+) -> None:
+    found = flops(
+        f"%a = f32{operands[0]}{{2,1,0}} parameter(0)",
+        f"%b = f32{operands[1]}{{2,1,0}} parameter(1)",
+        f"%c = (f32{result}{{2,1,0}}, u8[0]{{0}}) custom-call(%a, %b), window={{size=3}}, "
+        f'dim_labels=b0f_o0i->b0f, custom_call_target="__cudnn${called}"',
+    )
+    assert found == 2 * (2 * 4) * (3 * 4) * 3
+
+
 def test_kernels_count_apart() -> None:
     found = costs(
         text(
