@@ -9,7 +9,7 @@ from fusekit.plan.hlo.kinds import collective, continued, target
 from fusekit.plan.hlo.module import Computation, Instruction, Module
 from fusekit.plan.hlo.placement import Placement
 from fusekit.plan.hlo.scopes import scope_in, scope_of
-from fusekit.plan.hlo.shapes import integer, integers
+from fusekit.plan.hlo.shapes import integers
 from fusekit.plan.hlo.walk import Visit
 
 _TRANSFERS = {
@@ -19,7 +19,7 @@ _TRANSFERS = {
     "ALL_TO_ALL": "all-to-all",
     "ONE_TO_ONE": "collective-permute",
 }
-_BLOCK = re.compile(r"\{([\d,]+)\}x\{(\d+)(?::(\d+))?\}")
+_BLOCK = re.compile(r"\{([\d,]+)\}x\{[\d:,]+\}")
 _LISTED = re.compile(r"\{(\d+(?:(?:,|->)\d+)*)\}")
 _SLICE = 100_000
 
@@ -170,22 +170,16 @@ def _transfer(
 
 
 def _targets(text: str, placement: Placement) -> list[tuple[int, ...]]:
-    """Groups of positions: `{1,2}x{0:3}` joins devices 0 to 3 of slice 1 with those of slice 2.
+    """Which slices exchange, each by its first position.
 
-    Listed devices, such as 100003, are of slice 1 and have the number 3 there.
+    `{1,2}x{0:3}` joins devices 0 to 3 of slice 1 with those of slice 2; listed devices, such as
+    100003, are of slice 1 and have the number 3 there. These are the hardware's numbers, unlike
+    those of replica groups, so that within a slice they do not tell the place in the mesh.
     """
     block = _BLOCK.fullmatch(text)
     if block:
-        first = integer(block[2])
-        last = integer(block[3] or block[2])
-        if last - first > sum(map(len, placement.members)):
-            raise HloError(f"there are not so many devices in a slice: {text!r}")
-        return [
-            tuple(placement.in_slice(number - 1, device) for number in integers(block[1]))
-            for device in range(first, last + 1)
-        ]
-    listed = [integers(one.replace("->", ",")) for one in _LISTED.findall(text)]
-    return [
-        tuple(placement.in_slice(one // _SLICE - 1, one % _SLICE) for one in group)
-        for group in listed
-    ]
+        slices = [integers(block[1])]
+    else:
+        listed = [integers(one.replace("->", ",")) for one in _LISTED.findall(text)]
+        slices = [tuple(device // _SLICE for device in group) for group in listed]
+    return [tuple(placement.first_of(number - 1) for number in group) for group in slices]

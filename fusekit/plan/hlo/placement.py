@@ -15,7 +15,8 @@ class Placement:
     """A mesh whose flattened positions are the devices' numbers, cut into slices.
 
     A program over several TPU slices is compiled once for all of them: its text numbers the
-    devices of one slice. These numbers count the slice's positions in the mesh's order.
+    devices of one slice, by their positions in the mesh's order. Slices follow each other in the
+    order of the runtime's numbers.
 
     Args:
       slice_of: by position, the slice.
@@ -58,24 +59,18 @@ class Placement:
         )
         return Placement(tuple(mesh_shape), sizes, slice_of, members, devices == count)
 
-    def position(self, device: int, number: int = 0) -> int:
-        """The position of a device of a slice, or of all if the text numbers all."""
-        members = range(prod(self.sizes)) if self.whole else self._slice(number)
+    def position(self, device: int) -> int:
+        """The position of a device by its number in the text."""
+        members = self.everyone()
         if not 0 <= device < len(members):
             raise HloError(f"there is no device {device} among {len(members)}")
         return members[device]
 
-    def in_slice(self, number: int, device: int) -> int:
-        """The position of the device that has this number within a slice."""
-        members = self._slice(number)
-        if not 0 <= device < len(members):
-            raise HloError(f"there is no device {device} among {len(members)}")
-        return members[device]
-
-    def _slice(self, number: int) -> tuple[int, ...]:
+    def first_of(self, number: int) -> int:
+        """The first position of a slice."""
         if not 0 <= number < len(self.members):
             raise HloError(f"there is no slice {number} among {len(self.members)}")
-        return self.members[number]
+        return self.members[number][0]
 
     def everyone(self) -> tuple[int, ...]:
         """All positions that the text numbers."""

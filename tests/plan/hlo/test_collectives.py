@@ -207,6 +207,20 @@ def test_groups_within_one_of_several_slices() -> None:
     assert (one.axes, one.dcn, one.size) == (("tensor",), False, 4)
 
 
+@pytest.mark.parametrize(
+    ("kind", "targets", "message"),
+    [
+        ("ALL_REDUCE", '"{1,5}x{0:3}"', "no slice 4"),
+        ("ALL_REDUCE", '"everyone"', "to which slices"),
+        ("GOSSIP", PAIRS, "way that is not known"),
+    ],
+)
+def test_what_is_sent_in_an_unknown_way(kind: str, targets: str, message: str) -> None:
+    written = text(X, "%t = token[] after-all()", SEND.format(targets, kind), devices=4)
+    with pytest.raises(HloError, match=message):
+        costs(written, {"a": 2, "b": 2, "tensor": 4}, slices=4)
+
+
 def test_a_mesh_that_does_not_fit_the_text() -> None:
     written = text(X, devices=8)
     for mesh, slices, axis in [
