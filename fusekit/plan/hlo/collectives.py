@@ -100,7 +100,7 @@ def _traffic(
     groups = [
         tuple(placement.position(device) for device in group)
         for group in instruction.replica_groups or ()
-    ] or [placement.everyone()]
+    ] or [placement.everyone]
     return _grouped(opcode, groups, given, placement)
 
 

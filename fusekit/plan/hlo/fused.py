@@ -27,13 +27,10 @@ class Fused:
         self.operands = [computation.instructions[name] for name in fusion.operands]
         self.shapes = fusion.shapes
         inside = self.fused.instructions.values()
-        self.starts = any(target(one) == "AsyncCollectiveStart" for one in inside)
         self.ends = any(target(one) == "AsyncCollectiveDone" for one in inside)
 
     def bytes(self) -> int:
-        if self.starts:  # a collective in pieces moves what it moves here, and later nothing
-            return in_hbm(self.shapes)
-        if self.ends:
+        if self.ends:  # what a collective in pieces moves counts where it starts
             return 0
         total = 0
         for number, operand in enumerate(self.operands):

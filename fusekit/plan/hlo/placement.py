@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 
 import numpy as np
@@ -61,7 +62,7 @@ class Placement:
 
     def position(self, device: int) -> int:
         """The position of a device by its number in the text."""
-        members = self.everyone()
+        members = self.everyone
         if not 0 <= device < len(members):
             raise HloError(f"there is no device {device} among {len(members)}")
         return members[device]
@@ -72,6 +73,7 @@ class Placement:
             raise HloError(f"there is no slice {number} among {len(self.members)}")
         return self.members[number][0]
 
+    @cached_property
     def everyone(self) -> tuple[int, ...]:
         """All positions that the text numbers."""
         return tuple(range(prod(self.sizes))) if self.whole else self.members[0]

@@ -61,6 +61,17 @@ def test_several_operands_move_together() -> None:
     assert summed.bytes == 1024
 
 
+def test_of_a_ragged_exchange_only_the_rows_move() -> None:
+    """Its other operands are where to write and how much."""
+    given = X, "%to = bf16[8,64]{1,0} parameter(1)", "%n = s32[4]{0} parameter(2)"
+    one = found(
+        *given,
+        "%c = bf16[8,64]{1,0} ragged-all-to-all(%x, %to, %n, %n, %n, %n), "
+        "replica_groups={{0,1,2,3},{4,5,6,7}}",
+    )
+    assert (one.opcode, one.bytes) == ("ragged-all-to-all", 768)
+
+
 def test_a_permute_sends_its_operand_to_the_next() -> None:
     ring = "{{0,1},{1,2},{2,3},{3,0},{4,5},{5,6},{6,7},{7,4}}"
     permute = "%c = bf16[8,64]{1,0} collective-permute(%x), channel_id=1, source_target_pairs="

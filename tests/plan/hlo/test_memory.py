@@ -3,7 +3,7 @@
 import pytest
 
 from fusekit.plan.hlo import costs
-from tests.support.hlo import computation, text
+from tests.support.hlo import SUM, computation, text
 
 X = "%x = f32[6,100]{1,0} parameter(0)"  # 2400 bytes
 I = "%i = s32[] parameter(1)"  # noqa: E741
@@ -72,6 +72,35 @@ def test_slices_and_updates_count_the_slice() -> None:
     assert moved(X, I, "%row = f32[1,100]{1,0} parameter(2)", updated) == 2 * ROW
 
 
+def test_a_scatter_counts_its_updates() -> None:
+    at, rows = "%at = s32[3]{0} parameter(1)", "%rows = f32[3,100]{1,0} parameter(2)"
+    scattered = "%s = f32[6,100]{1,0} scatter(%x, %at, %rows), to_apply=%sum"
+    # three indices and rows are read; three rows are read to be added to, and written
+    assert moved(X, at, rows, scattered, before=SUM) == 3 * SCALAR + 3 * (3 * ROW)
+
+
+def test_what_is_sent_is_read_and_what_is_received_is_written() -> None:
+    token = "%t = token[] after-all()"
+    array = "f32[6,100]{1,0}"
+    send = f"%s = ({array}, u32[], token[]) send(%x, %t), channel_id=1"
+    receive = f"%r = ({array}, u32[], token[]) recv(%t), channel_id=2"
+    assert moved(X, token, send) == 2400
+    assert moved(token, receive) == 2400
+    assert moved(token, receive, f"%d = ({array}, token[]) recv-done(%r), channel_id=2") == 2400
+
+
+def test_a_fusion_reads_no_more_than_there_is() -> None:
+    fused = computation(
+        "fused",
+        "%p = f32[6,100]{1,0} parameter(0)",
+        "%a = f32[5,100]{1,0} slice(%p), slice={[0:5], [0:100]}",
+        "%b = f32[5,100]{1,0} slice(%p), slice={[1:6], [0:100]}",
+        "%c = f32[5,100]{1,0} add(%a, %b)",
+    )
+    call = "%f = f32[5,100]{1,0} fusion(%x), kind=kLoop, calls=%fused"
+    assert moved(X, call, before=fused) == 2400 + 5 * ROW
+
+
 def test_a_fusion_reads_of_an_operand_what_it_slices() -> None:
     fused = computation(
         "fused",
@@ -120,6 +149,12 @@ def test_a_fused_update_in_place_writes_the_update() -> None:
     row = "%row = bf16[100]{0} parameter(2)"
     call = "%f = f32[6,100]{1,0} fusion(%x, %i, %row), kind=kLoop, calls=%fused"
     assert moved(X, I, row, call, before=fused) == ROW // 2 + SCALAR + ROW
+    renamed = fused.replace(
+        "ROOT %u = f32[6,100]{1,0} dynamic-update-slice(%p, %flat, %i, %i)",
+        "%u = f32[6,100]{1,0} dynamic-update-slice(%p, %flat, %i, %i)\n"
+        "  ROOT %v = f32[6,100]{1,0} bitcast(%u)",
+    )
+    assert moved(X, I, row, call, before=renamed) == ROW // 2 + SCALAR + ROW
 
 
 def test_a_collective_in_pieces_moves_its_bytes_once() -> None:

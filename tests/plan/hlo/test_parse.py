@@ -121,7 +121,15 @@ def test_every_form_of_replica_groups(printed: str, groups: tuple[tuple[int, ...
 
 @pytest.mark.parametrize(
     "printed",
-    ["[4,2]<=[9]", "[8]<=[8]", "[4,2]<=[2,4]T(1,1)", "mesh['a'=4] {'a':(3)2}", "mesh['a'=4]", "x"],
+    [
+        "[4,2]<=[9]",
+        "[8]<=[8]",
+        "[4,2]<=[2,4]T(1,1)",
+        "mesh['a'=4] {'a':(3)2}",
+        "mesh['a'=8] {'a':(1)4,'a':(2)2}",
+        "mesh['a'=4]",
+        "x",
+    ],
 )
 def test_groups_that_do_not_work_out(printed: str) -> None:
     with pytest.raises(HloError):

@@ -67,6 +67,7 @@ def test_a_convolution_without_a_window_is_a_matrix_product() -> None:
         (3, 6, "size=3 pad=1_1", 16),  # 2 of 18 lie in the padding
         (3, 3, "size=3 stride=2 pad=0_1", 8),  # 1 of 9
         (2, 2, "size=2 rhs_dilate=4", 4),  # 0 4, 1 5
+        (2, 4, "size=2 pad=1_1 rhs_dilate=4", 6),  # -1 3, 0 4, 1 5, 2 6
         (3, 2, "size=3 pad=-1_-1", 6),  # the middle four
         (1, 11, "size=1 lhs_dilate=2", 6),  # every other output meets a hole
     ],

@@ -139,7 +139,13 @@ def test_loops_within_loops_multiply() -> None:
 
 
 def test_of_a_conditional_the_dearest_branch_runs() -> None:
-    cheap = computation("cheap", "%p = f32[8]{0} parameter(0)", "%few = f32[8]{0} negate(%p)")
+    cheap = computation(
+        "cheap",
+        "%p = f32[8]{0} parameter(0)",
+        "%a = f32[8]{0} bitcast(%p)",
+        "%b = f32[8]{0} bitcast(%a)",
+        "%few = f32[8]{0} negate(%b)",
+    )
     dear = computation(
         "dear",
         "%p = f32[8]{0} parameter(0)",
