@@ -14,8 +14,8 @@ _ELEMENTWISE = frozenset({"bitcast", "convert", "reshape", "copy", "negate", "tr
 
 
 def in_hbm(shapes: Sequence[Shape]) -> int:
-    """Bytes of the arrays that live in main memory."""
-    return sum(shape.bytes for shape in shapes if shape.space == HBM)
+    """Bytes of the arrays that live in main memory, as they are stored there."""
+    return sum(shape.stored for shape in shapes if shape.space == HBM)
 
 
 class Fused:
@@ -92,4 +92,4 @@ class Fused:
 
 
 def _bytes(shape: Shape, elements: int) -> int:
-    return (elements * shape.bits + 7) // 8
+    return shape.stored if elements == shape.elements else shape.bytes_of(elements)

@@ -3,8 +3,8 @@
 Operands and results of top-level instructions count unless they live in on-chip memory; what is
 within a fusion never leaves the chip. It is an estimate:
 
-- It is too low where a tile is padded, where a convolution or a sort reads its operand more than
-  once, and for what a custom call does by itself.
+- It is too low where a convolution or a sort reads its operand more than once, where a slice cuts
+  through tiles, and for what a custom call does by itself.
 - It is too high where an operand is still in a cache (GPU and CPU), where a gather or a scatter
   leaves most of its operand alone inside a fusion that also needs the whole, and for an update in
   place that the compiler did not say is one.
@@ -62,4 +62,4 @@ def _of(computation: Computation, instruction: Instruction, index: int) -> tuple
 def _where(computation: Computation, instruction: Instruction, parts: Sequence[Shape]) -> int:
     """Bytes of parts of the first operand, if that lives in main memory."""
     first = _of(computation, instruction, 0)
-    return sum(part.bytes for part in parts) if first and first[0].space == HBM else 0
+    return sum(part.stored for part in parts) if first and first[0].space == HBM else 0

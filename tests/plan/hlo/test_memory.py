@@ -21,6 +21,14 @@ def test_an_instruction_reads_its_operands_and_writes_its_result() -> None:
     assert moved(X, "%n = bf16[6,100]{1,0} convert(%x)") == 2400 + 1200
 
 
+def test_tiles_move_whole() -> None:
+    tiled = "f32[6,100]{1,0:T(8,128)}"
+    assert moved(f"%x = {tiled} parameter(0)", f"%n = {tiled} negate(%x)") == 2 * (8 * 128 * 4)
+    fused = computation("fused", "%p = f32[6,100]{1,0} parameter(0)", "%n = f32[] negate(%p)")
+    call = "%f = f32[] fusion(%x), kind=kLoop, calls=%fused"
+    assert moved(f"%x = {tiled} parameter(0)", call, before=fused) == 8 * 128 * 4 + SCALAR
+
+
 def test_on_chip_memory_is_free() -> None:
     assert moved(X, "%n = f32[6,100]{1,0:T(8,128)S(1)} negate(%x)") == 2400
     assert (

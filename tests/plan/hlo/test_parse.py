@@ -33,7 +33,7 @@ def test_instructions_are_read_into_fields() -> None:
     assert (module.name, module.devices, module.entry) == ("jit_f", 4, "main")
     assert list(module.computations) == ["sum", "main"]
     a, b, reduced = module.computations["main"].instructions.values()
-    assert a.shapes == (Shape("bf16", (512, 256), space=1, bits=16),)
+    assert a.shapes == (Shape("bf16", (512, 256), space=1, bits=16, padded=512 * 256),)
     assert (a.opcode, a.argument, a.op_name) == ("parameter", "0", "x")
     assert a.bytes == 512 * 256 * 2
     assert [(s.dtype, s.dims, s.bytes) for s in b.shapes] == [
@@ -134,6 +134,23 @@ def test_every_form_of_replica_groups(printed: str, groups: tuple[tuple[int, ...
 def test_groups_that_do_not_work_out(printed: str) -> None:
     with pytest.raises(HloError):
         groups_of(printed)
+
+
+@pytest.mark.parametrize(
+    ("printed", "stored"),
+    [
+        ("f32[3,130]{1,0:T(8,128)}", 8 * 256 * 4),
+        ("f32[3,130]{0,1:T(8,128)}", 136 * 128 * 4),
+        ("bf16[5,3,130]{2,1,0:T(8,128)(2,1)S(1)}", 5 * 8 * 256 * 2),
+        ("bf16[2,2,130]{2,0,1:T(2,128)(2,1)}", 2 * 2 * 256 * 2),
+        ("f32[5]{0:T(128)}", 128 * 4),
+        ("f32[]{:T(128)}", 128 * 4),
+        ("f32[3,130]{1,0}", 3 * 130 * 4),
+        ("u32[]{:S(2)}", 4),
+    ],
+)
+def test_tiles_are_stored_whole(printed: str, stored: int) -> None:
+    assert shapes_of(printed)[0].stored == stored
 
 
 @pytest.mark.parametrize("dtype", ["f8e4m3fn", "u8", "s8", "pred"])

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import pytest
 from jax import lax
 from jax.experimental import pallas, topologies
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from fusekit.plan.hlo import Costs, costs
+from fusekit.plan.hlo import Costs, costs, parse
 from fusekit.report.flops import MARK
 from tests.support.compiled import compiled, mapped, mesh_of
 
@@ -56,6 +57,20 @@ def test_a_product() -> None:
     assert one.hbm_bytes == 2 * (512 * 512 + 512 * 1024 + 512 * 1024)
     # 128 x 128 multiply-adds a cycle on each of four units are the most a v5e does
     assert one.cycles > 512 * 512 * 1024 / (4 * 128 * 128)
+
+
+def test_arrays_take_the_room_that_the_compiler_gives_them() -> None:
+    mesh = mesh_of(devices(), **SIZES)
+    where = NamedSharding(mesh, P())
+    shapes = [(3,), (100, 3), (3, 1000), (2, 5, 7), (9, 9, 9, 9)]
+    arrays = [jax.ShapeDtypeStruct(shape, BF16, sharding=where) for shape in shapes]
+    built = jax.jit(lambda *given: [one + one for one in given]).lower(*arrays).compile()
+    text, sizes = built.as_text(), built.memory_analysis()
+    assert text is not None and sizes is not None
+    entry = parse(text).computations[parse(text).entry].parameters.values()
+    stored = sum(one.shapes[0].stored for one in entry)
+    assert stored == pytest.approx(sizes.argument_size_in_bytes, rel=0.02)
+    assert stored > 2 * sum(one.bytes for one in entry)
 
 
 def test_a_batched_product_is_no_dearer_for_being_a_convolution() -> None:
