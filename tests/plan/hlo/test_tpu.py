@@ -66,7 +66,8 @@ def test_arrays_take_the_room_that_the_compiler_gives_them() -> None:
     arrays = [jax.ShapeDtypeStruct(shape, BF16, sharding=where) for shape in shapes]
     built = jax.jit(lambda *given: [one + one for one in given]).lower(*arrays).compile()
     text, sizes = built.as_text(), built.memory_analysis()
-    assert text is not None and sizes is not None
+    assert text is not None
+    assert sizes is not None
     entry = parse(text).computations[parse(text).entry].parameters.values()
     stored = sum(one.shapes[0].stored for one in entry)
     assert stored == pytest.approx(sizes.argument_size_in_bytes, rel=0.02)
