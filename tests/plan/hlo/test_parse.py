@@ -233,7 +233,7 @@ def test_a_long_text_is_read_in_seconds(rich: str) -> None:
     many = (
         rich[:start] + "".join(body.replace("%", f"%c{n}.") for n in range(copies)) + body + entry
     )
-    begun = time.perf_counter()
+    begun = time.process_time()
     module = parse(many)
-    assert time.perf_counter() - begun < 6
+    assert time.process_time() - begun < 6
     assert len(module.computations) > 1000
