@@ -5,22 +5,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from fusekit.errors import HloError
-from fusekit.plan.hlo.memory import target
+from fusekit.plan.hlo.kinds import collective, continued, target
 from fusekit.plan.hlo.module import Computation, Instruction, Module
 from fusekit.plan.hlo.placement import Placement
 from fusekit.plan.hlo.scopes import scope_in, scope_of
-from fusekit.plan.hlo.shapes import integer, integers
+from fusekit.plan.hlo.shapes import integers
 from fusekit.plan.hlo.walk import Visit
 
-_OPCODES = {
-    "all-gather": "all-gather",
-    "all-reduce": "all-reduce",
-    "reduce-scatter": "reduce-scatter",
-    "all-to-all": "all-to-all",
-    "ragged-all-to-all": "ragged-all-to-all",
-    "collective-permute": "collective-permute",
-    "collective-broadcast": "collective-broadcast",
-}
 _TRANSFERS = {
     "ALL_GATHER": "all-gather",
     "ALL_REDUCE": "all-reduce",
@@ -28,7 +19,7 @@ _TRANSFERS = {
     "ALL_TO_ALL": "all-to-all",
     "ONE_TO_ONE": "collective-permute",
 }
-_BLOCK = re.compile(r"\{([\d,]+)\}x\{(\d+)(?::(\d+))?\}")
+_BLOCK = re.compile(r"\{([\d,]+)\}x\{[\d:,]+\}")
 _LISTED = re.compile(r"\{(\d+(?:(?:,|->)\d+)*)\}")
 _SLICE = 100_000
 
@@ -64,23 +55,19 @@ class Collective:
 def collectives(module: Module, visit: Visit, placement: Placement) -> Iterator[Collective]:
     """The collectives that an instruction is, fuses or sends to other slices."""
     instruction = visit.instruction
-    outer = scope_of(module, instruction)
+    outer = scope_of(module, visit.computation, instruction)
     if instruction.opcode == "fusion":
         for where, inner in module.inside(instruction):
-            if _base(inner) and _counts(where, inner):
+            if collective(inner) and _counts(where, inner):
                 scope = scope_in(inner.op_name) or outer
                 found = _traffic(where, inner, placement)
                 yield replace(found, times=visit.times, scope=scope)
-    elif _base(instruction):
+    elif collective(instruction):
         found = _traffic(visit.computation, instruction, placement)
         yield replace(found, times=visit.times, scope=outer)
     elif instruction.opcode == "send" and instruction.frontend("_xla_megascale_transfer_type"):
         found = _transfer(visit.computation, instruction, placement)
         yield replace(found, times=visit.times, scope=outer)
-
-
-def _base(instruction: Instruction) -> str:
-    return _OPCODES.get(instruction.opcode.removesuffix("-start"), "")
 
 
 def _counts(where: Computation, instruction: Instruction) -> bool:
@@ -90,7 +77,7 @@ def _counts(where: Computation, instruction: Instruction) -> bool:
     work and one that ends it, and prints it in each. Channels do not tell them apart: one channel
     may serve several.
     """
-    if '"async_collective_fusion_config"' not in instruction.backend_config:
+    if not continued(instruction):
         return True
     return any(target(user) == "AsyncCollectiveStart" for user in where.users[instruction.name])
 
@@ -98,7 +85,7 @@ def _counts(where: Computation, instruction: Instruction) -> bool:
 def _traffic(
     computation: Computation, instruction: Instruction, placement: Placement
 ) -> Collective:
-    opcode = _base(instruction)
+    opcode = collective(instruction)
     given = sum(computation.instructions[name].bytes for name in instruction.operands)
     if opcode == "ragged-all-to-all":
         given = computation.operand(instruction).bytes
@@ -113,7 +100,7 @@ def _traffic(
     groups = [
         tuple(placement.position(device) for device in group)
         for group in instruction.replica_groups or ()
-    ] or [placement.everyone()]
+    ] or [placement.everyone]
     return _grouped(opcode, groups, given, placement)
 
 
@@ -183,22 +170,16 @@ def _transfer(
 
 
 def _targets(text: str, placement: Placement) -> list[tuple[int, ...]]:
-    """Groups of positions: `{1,2}x{0:3}` joins devices 0 to 3 of slice 1 with those of slice 2.
+    """Which slices exchange, each by its first position.
 
-    Listed devices, such as 100003, are of slice 1 and have the number 3 there.
+    `{1,2}x{0:3}` joins devices 0 to 3 of slice 1 with those of slice 2; listed devices, such as
+    100003, are of slice 1 and have the number 3 there. These are the hardware's numbers, unlike
+    those of replica groups, so that within a slice they do not tell the place in the mesh.
     """
     block = _BLOCK.fullmatch(text)
     if block:
-        first = integer(block[2])
-        last = integer(block[3] or block[2])
-        if last - first > sum(map(len, placement.members)):
-            raise HloError(f"there are not so many devices in a slice: {text!r}")
-        return [
-            tuple(placement.in_slice(number - 1, device) for number in integers(block[1]))
-            for device in range(first, last + 1)
-        ]
-    listed = [integers(one.replace("->", ",")) for one in _LISTED.findall(text)]
-    return [
-        tuple(placement.in_slice(one // _SLICE - 1, one % _SLICE) for one in group)
-        for group in listed
-    ]
+        slices = [integers(block[1])]
+    else:
+        listed = [integers(one.replace("->", ",")) for one in _LISTED.findall(text)]
+        slices = [tuple(device // _SLICE for device in group) for group in listed]
+    return [tuple(placement.first_of(number - 1) for number in group) for group in slices]

@@ -4,45 +4,22 @@ Nothing here is measured. Cycles are the TPU compiler's own estimates; FLOPs and
 shapes. `fusekit.plan.hlo.memory` says where `hbm_bytes` is too low or too high.
 """
 
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fusekit.plan.hlo.collectives import Collective, collectives
-from fusekit.plan.hlo.memory import hbm_bytes, target
+from fusekit.plan.hlo.kinds import collective, is_free, target
+from fusekit.plan.hlo.memory import hbm_bytes
 from fusekit.plan.hlo.module import Computation, Instruction, Module
 from fusekit.plan.hlo.parse import parse
 from fusekit.plan.hlo.placement import Placement
-from fusekit.plan.hlo.products import products
+from fusekit.plan.hlo.products import custom, products
 from fusekit.plan.hlo.scopes import scope_in, scope_of
 from fusekit.plan.hlo.walk import walk
 
 _ESTIMATE = re.compile(r'"estimated_cycles":"?(\d{1,18})\b')
-_COST = re.compile(r'"cost_estimate":(\{[^{}]*\})')
-_NO_WORK = frozenset(
-    [
-        "parameter",
-        "constant",
-        "tuple",
-        "get-tuple-element",
-        "bitcast",
-        "while",
-        "conditional",
-        "call",
-        "after-all",
-        "partition-id",
-        "replica-id",
-        "optimization-barrier",
-        "add-dependency",
-        "async-start",
-        "async-update",
-    ]
-)
-_NO_CALLS = frozenset(
-    {"AllocateBuffer", "ConcatBitcast", "SliceId", "AsyncCollectiveStart", "AsyncCollectiveDone"}
-)
 
 
 @dataclass(frozen=True)
@@ -124,18 +101,16 @@ def costs(
         computation, instruction, times = visit.computation, visit.instruction, visit.times
         estimate = _cycles(instruction)
         if estimate is not None:
-            cycles[scope_of(module, instruction)] += estimate * times
-        elif not _is_free(instruction):
-            unestimated[_kind(instruction)] += times
+            cycles[scope_of(module, computation, instruction)] += estimate * times
+        elif not is_free(instruction):
+            unestimated[_kind(module, instruction)] += times
         counted = False
         for product, count in products(module, computation, instruction):
-            scope = scope_in(product.op_name) or scope_of(module, instruction)
+            scope = scope_in(product.op_name) or scope_of(module, computation, instruction)
             flops[scope] += count * times
             counted = True
-        if not counted:
-            kind, claimed = _custom(module, instruction)
-            for name in kind:
-                calls[name] += times
+        for name, claimed in () if counted else custom(module, instruction):
+            calls[name] += times
             declared += claimed * times
         moved += hbm_bytes(module, computation, instruction) * times
         found += collectives(module, visit, placement)
@@ -158,27 +133,9 @@ def _cycles(instruction: Instruction) -> int | None:
     return int(found[1]) if found else None
 
 
-def _is_free(instruction: Instruction) -> bool:
-    opcode = instruction.opcode
-    return opcode in _NO_WORK or opcode.endswith("-done") or target(instruction) in _NO_CALLS
-
-
-def _kind(instruction: Instruction) -> str:
-    called = target(instruction)
-    return f"custom-call {called}" if called else instruction.opcode
-
-
-def _custom(module: Module, instruction: Instruction) -> tuple[list[str], int]:
-    """Custom calls and ragged products that an instruction is or fuses, and the FLOPs declared."""
-    inside = [one for _, one in module.inside(instruction)]
-    names, claimed = [], 0
-    for one in inside if instruction.opcode == "fusion" else [instruction]:
-        called = target(one)
-        if (called and called not in _NO_CALLS) or one.opcode.startswith("ragged-dot"):
-            names.append(called or one.opcode)
-            cost = _COST.search(one.backend_config)
-            try:
-                claimed += int(json.loads(cost[1]).get("flops", 0)) if cost else 0
-            except (ValueError, TypeError, OverflowError):
-                continue
-    return names, claimed
+def _kind(module: Module, instruction: Instruction) -> str:
+    """An opcode that says more of a custom call, and of a fusion that is a collective."""
+    if instruction.opcode == "fusion":
+        inside = {collective(inner) for _, inner in module.inside(instruction)} - {""}
+        return " ".join(["fusion", *sorted(inside)])
+    return f"{instruction.opcode} {target(instruction)}".strip()

@@ -5,7 +5,7 @@ counter starts, what a turn adds to it and the constant that the condition compa
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from fusekit.plan.hlo.module import Computation, Instruction, Module
 from fusekit.plan.hlo.shapes import integer
@@ -14,7 +14,8 @@ _NUMBER = ("bitcast", "copy", "reshape", "convert")
 _SWAPPED = {"LT": "GT", "GT": "LT", "LE": "GE", "GE": "LE", "NE": "NE", "EQ": "EQ"}
 
 
-class Turns(NamedTuple):
+@dataclass(frozen=True)
+class Turns:
     """How many turns, and whether that is certain.
 
     Uncertain are 1 where nothing is known, and the limit where only the limit is.
@@ -24,7 +25,8 @@ class Turns(NamedTuple):
     certain: bool
 
 
-class _Value(NamedTuple):
+@dataclass(frozen=True)
+class _Value:
     """A number in a loop: element `index` of what the loop carries, if any, plus a constant."""
 
     index: int | None

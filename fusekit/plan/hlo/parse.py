@@ -1,4 +1,4 @@
-"""Optimised HLO text (`compiled.as_text()`) as plain data: a module of computations of instructions.
+"""Optimised HLO text (`compiled.as_text()`) as plain data: computations of instructions.
 
 Reads what XLA prints for TPU, CPU and GPU. Whatever else it is given, it raises `HloError`.
 """
@@ -61,7 +61,7 @@ def _bodies(lines: list[str]) -> Iterator[tuple[bool, str, list[str]]]:
                 if title is None:
                     raise HloError(f"no computation: {line[:80]!r}")
                 body = []
-        elif line.startswith("}"):
+        elif line.rstrip() == "}" or line.startswith("}, "):
             yield bool(title[1]), title[2], body
             title = None
         elif _INSTRUCTION.match(line):

@@ -1,7 +1,8 @@
 """Where the devices that a text names stand in the mesh."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 
 import numpy as np
@@ -15,7 +16,8 @@ class Placement:
     """A mesh whose flattened positions are the devices' numbers, cut into slices.
 
     A program over several TPU slices is compiled once for all of them: its text numbers the
-    devices of one slice. These numbers count the slice's positions in the mesh's order.
+    devices of one slice, by their positions in the mesh's order. Slices follow each other in the
+    order of the runtime's numbers.
 
     Args:
       slice_of: by position, the slice.
@@ -44,7 +46,7 @@ class Placement:
         if not 0 < count <= MANY or slices < 1 or count % slices:
             raise HloError(f"the mesh {dict(mesh_shape)} does not divide into {slices} slices")
         if devices not in (count, count // slices):
-            raise HloError(f"the text is for {devices} devices, the mesh {dict(mesh_shape)} is not")
+            raise HloError(f"the text is for {devices} devices, the mesh has {count}")
         if slice_axis is None:
             slice_of = np.arange(count) // (count // slices)
         else:
@@ -58,37 +60,37 @@ class Placement:
         )
         return Placement(tuple(mesh_shape), sizes, slice_of, members, devices == count)
 
-    def position(self, device: int, number: int = 0) -> int:
-        """The position of a device of a slice, or of all if the text numbers all."""
-        members = range(prod(self.sizes)) if self.whole else self._slice(number)
+    def position(self, device: int) -> int:
+        """The position of a device by its number in the text."""
+        members = self.everyone
         if not 0 <= device < len(members):
             raise HloError(f"there is no device {device} among {len(members)}")
         return members[device]
 
-    def in_slice(self, number: int, device: int) -> int:
-        """The position of the device that has this number within a slice."""
-        members = self._slice(number)
-        if not 0 <= device < len(members):
-            raise HloError(f"there is no device {device} among {len(members)}")
-        return members[device]
-
-    def _slice(self, number: int) -> tuple[int, ...]:
+    def first_of(self, number: int) -> int:
+        """The first position of a slice."""
         if not 0 <= number < len(self.members):
             raise HloError(f"there is no slice {number} among {len(self.members)}")
-        return self.members[number]
+        return self.members[number][0]
 
+    @cached_property
     def everyone(self) -> tuple[int, ...]:
         """All positions that the text numbers."""
         return tuple(range(prod(self.sizes))) if self.whole else self.members[0]
 
-    def varied(self, groups: Iterable[Iterable[int]]) -> tuple[str, ...]:
+    def varied(self, groups: Sequence[Sequence[int]]) -> tuple[str, ...]:
         """The axes along which positions differ within a group."""
         found: set[int] = set()
-        for group in groups:
-            where = np.unravel_index(np.asarray(list(group), dtype=np.int64), self.sizes)
-            found |= {axis for axis, along in enumerate(where) if np.ptp(along)}
+        for where in self._tables(groups):
+            along = np.unravel_index(where, self.sizes)
+            found |= {axis for axis, one in enumerate(along) if np.ptp(one, axis=1).any()}
         return tuple(self.axes[axis] for axis in sorted(found))
 
-    def crosses(self, groups: Iterable[Iterable[int]]) -> bool:
+    def crosses(self, groups: Sequence[Sequence[int]]) -> bool:
         """Whether a group has devices of several slices."""
-        return any(len(set(self.slice_of[list(group)].tolist())) > 1 for group in groups)
+        return any(np.ptp(self.slice_of[where], axis=1).any() for where in self._tables(groups))
+
+    def _tables(self, groups: Sequence[Sequence[int]]) -> Iterator[np.ndarray]:
+        """The groups as tables, one for each size of a group."""
+        for size in {len(group) for group in groups} - {0}:
+            yield np.array([group for group in groups if len(group) == size])

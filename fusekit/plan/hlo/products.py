@@ -5,10 +5,12 @@ from collections.abc import Iterator
 from math import gcd, prod
 
 from fusekit.errors import HloError
+from fusekit.plan.hlo.kinds import is_free, target
 from fusekit.plan.hlo.module import Computation, Instruction, Module, only
 from fusekit.plan.hlo.shapes import Shape, integer, integers
 
 _LABELS = re.compile(r"(\w+)_(\w+)->(\w+)")
+_DECLARED = re.compile(r'"cost_estimate":\{[^{}]*?"flops":"?(\d+)')
 LARGEST = 1 << 20
 """A window with more positions is a misread text."""
 
@@ -21,13 +23,24 @@ def products(
         for where, inner in module.inside(instruction):
             if inner.opcode in ("dot", "convolution"):
                 yield inner, flops(where, inner)
-    elif instruction.opcode in ("dot", "convolution") or _is_gemm(instruction):
+    elif instruction.opcode in ("dot", "convolution") or _in_library(instruction):
         yield instruction, flops(computation, instruction)
+
+
+def custom(module: Module, instruction: Instruction) -> Iterator[tuple[str, int]]:
+    """Custom calls and ragged products that an instruction is or fuses, with the FLOPs that their
+    kernels declare."""
+    fusion = instruction.opcode == "fusion"
+    for one in [one for _, one in module.inside(instruction)] if fusion else [instruction]:
+        called = target(one)
+        if (called and not is_free(one)) or one.opcode.startswith("ragged-dot"):
+            declared = _DECLARED.search(one.backend_config)
+            yield called or one.opcode, integer(declared[1]) if declared else 0
 
 
 def flops(computation: Computation, instruction: Instruction) -> int:
     """FLOPs of one product."""
-    if instruction.opcode == "convolution":
+    if instruction.opcode == "convolution" or target(instruction).startswith("__cudnn$conv"):
         return _convolution(computation, instruction)
     left = computation.shape(instruction, 0)
     if instruction.opcode == "dot":
@@ -42,10 +55,9 @@ def flops(computation: Computation, instruction: Instruction) -> int:
     return 2 * out.elements * prod(_at(left, axis, instruction) for axis in contracted)
 
 
-def _is_gemm(instruction: Instruction) -> bool:
-    """Whether it is a matrix product that a GPU's library computes."""
-    target = instruction.attribute("custom_call_target").strip('"')
-    return instruction.opcode == "custom-call" and target.startswith("__cublas$")
+def _in_library(instruction: Instruction) -> bool:
+    """Whether it is a product that a GPU's library computes."""
+    return target(instruction).startswith(("__cublas$", "__cudnn$conv"))
 
 
 def _convolution(computation: Computation, instruction: Instruction) -> int:
@@ -55,10 +67,10 @@ def _convolution(computation: Computation, instruction: Instruction) -> int:
     over an input dilated so far that each window meets one value.
     """
     labels = _LABELS.fullmatch(instruction.attribute("dim_labels"))
-    given, kernel = computation.shape(instruction, 0), computation.shape(instruction, 1)
-    out = only(instruction)
     if labels is None:
         raise HloError(f"{instruction.name} has no dim_labels")
+    shapes = computation.shape(instruction, 0), computation.shape(instruction, 1)
+    given, kernel, out = _roles(target(instruction), *shapes, instruction.shapes[0])
     window = _window(instruction)
     pairs = 1
     for name in (label for label in labels[2] if label.isdigit()):
@@ -69,6 +81,19 @@ def _convolution(computation: Computation, instruction: Instruction) -> int:
         pairs *= _meetings(*sizes, **{key: value[int(name)] for key, value in window.items()})
     rest = prod(_at(out, labels[3].find(label), instruction) for label in "bf")
     return 2 * rest * pairs * _at(kernel, labels[2].find("i"), instruction)
+
+
+def _roles(called: str, one: Shape, other: Shape, result: Shape) -> tuple[Shape, Shape, Shape]:
+    """Input, kernel and output of the convolution that a GPU's library call stems from.
+
+    A gradient is printed with the window and the labels of the forward convolution.
+    """
+    match called:
+        case "__cudnn$convBackwardInput":
+            return result, other, one
+        case "__cudnn$convBackwardFilter":
+            return one, result, other
+    return one, other, result
 
 
 def _window(instruction: Instruction) -> dict[str, list[int]]:
