@@ -113,6 +113,13 @@ def test_a_batch_that_cannot_be_shared_is_refused(launch):
     )
 
 
+def test_slices_should_meet_along_data_alone(launch):
+    two = ("--slices", "2", "--dry-run")
+    assert launch(*GKE, *POD, *two)[::2] == (0, "")
+    with pytest.warns(UserWarning, match="mesh.data is no multiple of the 2 slices"):
+        launch(*GKE, *POD, *two, "--set", "mesh.data=1", "--set", "mesh.fsdp=512")
+
+
 def test_the_config_is_checked_first(launch):
     status, _, err = launch(*GKE, *POD, "--set", "heads.class.input=joind", "--dry-run")
     assert status == 2
