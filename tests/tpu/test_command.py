@@ -93,7 +93,9 @@ def test_a_mesh_of_another_size_is_refused(launch):
     )
     status, _, err = launch(*GKE, *POD, "--set", "mesh.fsdp=3", "--dry-run")
     assert status == 2
-    assert "found: data -1 x fsdp 3, and the rest: 3 devices" in err
+    assert "found: data the rest x fsdp 3: a multiple of 3 devices" in err
+    one = ("--set", "mesh.data=1", "--set", "mesh.fsdp=1", "--dry-run")
+    assert "found: 1: 1 device\n" in launch(*GKE, *POD, *one)[2]
 
 
 def test_two_devices_a_chip_count_twice(launch):

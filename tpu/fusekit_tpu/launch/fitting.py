@@ -1,5 +1,6 @@
 """Whether an experiment fits a topology: its mesh the devices, its batches the mesh."""
 
+from math import prod
 from typing import get_args
 
 from fusekit.config.mesh import Axis
@@ -17,24 +18,20 @@ def sized(experiment: Experiment, topology: Topology) -> dict[str, int]:
     Raises `ConfigError` if the mesh has another number of devices than the topology.
     """
     named = {a: getattr(experiment.mesh, a) for a in AXES if getattr(experiment.mesh, a) != 1}
-    fixed = 1
-    for size in named.values():
-        fixed *= max(size, 1)
+    fixed = prod(size for size in named.values() if size != -1)
     rest = [axis for axis, size in named.items() if size == -1]
     sizes = named | dict.fromkeys(rest, topology.devices // fixed)
-    said = " x ".join(f"{axis} {size}" for axis, size in named.items()) or "1"
-    if fixed * (sizes[rest[0]] if rest else 1) != topology.devices:
-        raise ConfigError(
-            [
-                Problem(
-                    ("mesh",),
-                    f"the mesh is not of the size of {topology}",
-                    found=f"{said}{', and the rest' if rest else ''}: {fixed} devices",
-                    expected=f"{topology.devices} devices; --set mesh.data=-1 takes what is left",
-                )
-            ]
-        )
-    return sizes
+    if prod(sizes.values()) == topology.devices:
+        return sizes
+    said = " x ".join(f"{a} {'the rest' if s == -1 else s}" for a, s in named.items()) or "1"
+    many = f"{'a multiple of ' if rest else ''}{fixed} device{'s' if fixed > 1 else ''}"
+    problem = Problem(
+        ("mesh",),
+        f"the mesh is not of the size of {topology}",
+        found=f"{said}: {many}",
+        expected=f"{topology.devices} devices; --set mesh.data=-1 takes what is left",
+    )
+    raise ConfigError([problem])
 
 
 def check_batches(experiment: Experiment, sizes: dict[str, int], processes: int) -> None:
@@ -49,9 +46,7 @@ def check_batches(experiment: Experiment, sizes: dict[str, int], processes: int)
 
     rule = experiment.mesh.activations.get("batch", ACTIVATIONS["batch"]) or ()
     axes = (rule,) if isinstance(rule, str) else rule
-    parts = 1
-    for axis in axes:
-        parts *= sizes.get(axis, 1)
+    parts = prod(sizes.get(axis, 1) for axis in axes)
     stages = staged(experiment) if experiment.stages else {"": experiment}
     problems = []
     for name, one in stages.items():
