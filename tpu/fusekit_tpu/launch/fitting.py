@@ -35,7 +35,8 @@ def sized(experiment: Experiment, topology: Topology) -> dict[str, int]:
 
 
 def check_batches(experiment: Experiment, sizes: dict[str, int], processes: int) -> None:
-    """Raises `ConfigError` for every stage whose batch cannot be shared.
+    """Raises `ConfigError` for every stage whose batch cannot be shared, and for a mesh in which
+    two processes would need the same rows: each reads its own.
 
     Args:
       experiment: whose stages.
@@ -49,18 +50,16 @@ def check_batches(experiment: Experiment, sizes: dict[str, int], processes: int)
     parts = prod(sizes.get(axis, 1) for axis in axes)
     stages = staged(experiment) if experiment.stages else {"": experiment}
     problems = []
+    if parts % processes:
+        message = f"{processes} processes, each with rows of its own, cannot share the batch"
+        due = f"a multiple of {processes} parts: data x fsdp x expert"
+        cut = f"{parts} part{'s' if parts > 1 else ''}"
+        problems.append(Problem(("mesh",), message, found=cut, expected=due))
     for name, one in stages.items():
         path = ("stages", name, "batch") if experiment.stages else ("train", "batch")
-        for count, what in ((parts, "parts of the mesh"), (processes, "processes")):
-            if one.train.batch % count:
-                problems.append(
-                    Problem(
-                        path,
-                        f"the batch does not divide over {count} {what}",
-                        found=str(one.train.batch),
-                        expected=f"a multiple of {count}",
-                    )
-                )
-                break
+        if one.train.batch % parts:
+            message = f"the batch does not divide over {parts} parts of the mesh"
+            found, due = str(one.train.batch), f"a multiple of {parts}"
+            problems.append(Problem(path, message, found=found, expected=due))
     if problems:
         raise ConfigError(problems)
