@@ -70,12 +70,6 @@ def command(
             "data have relative paths: they are looked for in the container's folder", stacklevel=2
         )
     sizes = sized(experiment, shape)
-    if sizes.get("data", 1) % shape.slices:
-        warnings.warn(
-            f"mesh.data is no multiple of the {shape.slices} slices: more than gradients will cross"
-            " the network of the data centre",
-            stacklevel=2,
-        )
     job = Job(
         _name(name, title(loaded, config)),
         shape,

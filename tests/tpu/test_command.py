@@ -118,11 +118,16 @@ def test_a_batch_that_cannot_be_shared_is_refused(launch):
     assert launch(*GKE, *POD, *within)[0] == 0
 
 
-def test_slices_should_meet_along_data_alone(launch):
+def test_the_axis_that_crosses_slices_is_a_multiple_of_them(launch):
     two = ("--slices", "2", "--dry-run")
     assert launch(*GKE, *POD, *two)[::2] == (0, "")
-    with pytest.warns(UserWarning, match="mesh.data is no multiple of the 2 slices"):
-        launch(*GKE, *POD, *two, "--set", "mesh.data=1", "--set", "mesh.fsdp=512")
+    alone = ("--set", "mesh.data=1", "--set", "mesh.fsdp=512")
+    assert launch(*GKE, *POD, *two, *alone)[2] == (
+        "mesh.data: the axis data crosses 2 slices, which do not divide it\n    found: 1\n"
+        "    expected: a multiple of 2; mesh.slices names the axis that crosses\n"
+        "1 problem found\n"
+    )
+    assert launch(*GKE, *POD, *two, *alone, "--set", "mesh.slices=fsdp")[::2] == (0, "")
 
 
 def test_the_config_is_checked_first(launch):

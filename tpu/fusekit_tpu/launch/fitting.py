@@ -15,13 +15,15 @@ AXES: tuple[str, ...] = get_args(Axis)
 def sized(experiment: Experiment, topology: Topology) -> dict[str, int]:
     """Sizes of the mesh axes that the experiment names; -1 is what the others leave.
 
-    Raises `ConfigError` if the mesh has another number of devices than the topology.
+    Raises `ConfigError` if the mesh has another number of devices than the topology, or its slices
+    do not divide the axis that is to cross them.
     """
     named = {a: getattr(experiment.mesh, a) for a in AXES if getattr(experiment.mesh, a) != 1}
     fixed = prod(size for size in named.values() if size != -1)
     rest = [axis for axis, size in named.items() if size == -1]
     sizes = named | dict.fromkeys(rest, topology.devices // fixed)
     if prod(sizes.values()) == topology.devices:
+        _check_slices(experiment.mesh.slices, sizes, topology.slices)
         return sizes
     said = " x ".join(f"{a} {'the rest' if s == -1 else s}" for a, s in named.items()) or "1"
     many = f"{'a multiple of ' if rest else ''}{fixed} device{'s' if fixed > 1 else ''}"
@@ -32,6 +34,14 @@ def sized(experiment: Experiment, topology: Topology) -> dict[str, int]:
         expected=f"{topology.devices} devices; --set mesh.data=-1 takes what is left",
     )
     raise ConfigError([problem])
+
+
+def _check_slices(axis: str, sizes: dict[str, int], slices: int) -> None:
+    size = sizes.get(axis, 1)
+    if size % slices:
+        message = f"the axis {axis} crosses {slices} slices, which do not divide it"
+        due = f"a multiple of {slices}; mesh.slices names the axis that crosses"
+        raise ConfigError([Problem(("mesh", axis), message, found=str(size), expected=due)])
 
 
 def check_batches(experiment: Experiment, sizes: dict[str, int], processes: int) -> None:
