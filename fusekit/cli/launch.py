@@ -69,18 +69,19 @@ def command(
         warnings.warn(
             "data have relative paths: they are looked for in the container's folder", stacklevel=2
         )
+    sizes = sized(experiment, shape)
     job = Job(
         _name(name, title(loaded, config)),
         shape,
         dump(placed if chosen.local else experiment),
-        sized(experiment, shape),
+        sizes,
         storage,
         image,
         restarts,
         Place(cluster, zone, project, spot),
     )
     chosen.check(job)
-    check_batches(experiment, dict(job.mesh), chosen.processes(job))
+    check_batches(experiment, sizes, chosen.processes(job))
     if not dry_run:
         folder = str(output or "FOLDER")
         raise UsageError(

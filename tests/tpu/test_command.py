@@ -93,7 +93,9 @@ def test_a_mesh_of_another_size_is_refused(launch):
     )
     status, _, err = launch(*GKE, *POD, "--set", "mesh.fsdp=3", "--dry-run")
     assert status == 2
-    assert "found: data -1 x fsdp 3, and the rest: 3 devices" in err
+    assert "found: data the rest x fsdp 3: a multiple of 3 devices" in err
+    one = ("--set", "mesh.data=1", "--set", "mesh.fsdp=1", "--dry-run")
+    assert "found: 1: 1 device\n" in launch(*GKE, *POD, *one)[2]
 
 
 def test_two_devices_a_chip_count_twice(launch):
@@ -106,11 +108,26 @@ def test_a_batch_that_cannot_be_shared_is_refused(launch):
         "train.batch: the batch does not divide over 256 parts of the mesh\n"
         "    found: 384\n    expected: a multiple of 256\n1 problem found\n"
     )
-    tensor = ("--set", "mesh.data=1", "--set", "mesh.fsdp=1", "--set", "mesh.tensor=256")
-    assert launch(*GKE, *POD, *tensor, "--set", "train.batch=32", "--dry-run")[2] == (
-        "train.batch: the batch does not divide over 64 processes\n"
-        "    found: 32\n    expected: a multiple of 64\n1 problem found\n"
+    tensor = ("--set", "mesh.fsdp=1", "--set", "mesh.tensor=8", "--dry-run")
+    assert launch(*GKE, *POD, *tensor)[2] == (
+        "mesh: 64 processes, each with rows of its own, cannot share the batch\n"
+        "    found: 32 parts\n    expected: a multiple of 64 parts: data x fsdp x expert\n"
+        "1 problem found\n"
     )
+    within = ("--set", "mesh.fsdp=1", "--set", "mesh.tensor=4", "--dry-run")
+    assert launch(*GKE, *POD, *within)[0] == 0
+
+
+def test_the_axis_that_crosses_slices_is_a_multiple_of_them(launch):
+    two = ("--slices", "2", "--dry-run")
+    assert launch(*GKE, *POD, *two)[::2] == (0, "")
+    alone = ("--set", "mesh.data=1", "--set", "mesh.fsdp=512")
+    assert launch(*GKE, *POD, *two, *alone)[2] == (
+        "mesh.data: the axis data crosses 2 slices, which do not divide it\n    found: 1\n"
+        "    expected: a multiple of 2; mesh.slices names the axis that crosses\n"
+        "1 problem found\n"
+    )
+    assert launch(*GKE, *POD, *two, *alone, "--set", "mesh.slices=fsdp")[::2] == (0, "")
 
 
 def test_the_config_is_checked_first(launch):

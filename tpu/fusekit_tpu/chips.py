@@ -5,7 +5,9 @@ Rates are in bytes a second, in one direction. A figure that no public page give
 Sources: [gcp] is the architecture page of the generation, docs.cloud.google.com/tpu/docs/<page>;
 [book] the table in chapter 2 of "How to scale your model", jax-ml.github.io/scaling-book/tpus;
 [compiler] what libtpu 0.0.42.1 said when a program was made too large for it; [nvidia] the data
-sheets of H100 SXM and H200 SXM, dense figures, which are half of those with sparsity.
+sheets of H100 SXM and H200 SXM as others repeat them (NVIDIA's own could not be read), with dense
+figures, which are half of those with sparsity; [mlperf] what NVIDIA says of its systems in
+mlcommons/inference_results_v4.1.
 
 The link rates of [book] are nine tenths of what [gcp] advertises (half the bidirectional rate of a
 chip, over its links): 45 for 50 GB/s, 90 for 100 GB/s.
@@ -159,8 +161,8 @@ _ALL = (
         cores=132,  # [nvidia]: streaming multiprocessors
         devices=1,
         chips_per_host=8,  # xpk: a3-highgpu-8g
-        links=18,  # [nvidia]: NVLink 4
-        link_rate=25 * GB,  # [nvidia]: 900 GB/s a GPU in both directions
+        links=18,  # [mlperf]: NVLink 4
+        link_rate=25 * GB,  # [mlperf]: 900 GB/s a GPU in both directions
         torus=None,
         host_rate=None,
         clock=None,
@@ -169,14 +171,14 @@ _ALL = (
         name="h200",
         platform="cuda",
         flops=989e12,  # [nvidia]
-        hbm=141 * GB,  # [nvidia]
+        hbm=141 * GB,  # [mlperf]
         hbm_rate=4800 * GB,  # [nvidia]
         usable=None,
         cores=132,  # [nvidia]: streaming multiprocessors
         devices=1,
         chips_per_host=8,  # xpk: a3-ultragpu-8g
-        links=18,  # [nvidia]: NVLink 4
-        link_rate=25 * GB,  # [nvidia]: 900 GB/s a GPU in both directions
+        links=18,  # [mlperf]: NVLink 4
+        link_rate=25 * GB,  # [mlperf]: 900 GB/s a GPU in both directions
         torus=None,
         host_rate=None,
         clock=None,
