@@ -31,11 +31,13 @@ class Annotations:
 
     def write(self, path: Path) -> None:
         """Raises `OSError`."""
-        arrays = {"rows": self.rows, "values": self.values}
+        arrays: dict[str, Any] = {"rows": self.rows, "values": self.values}
+        if self.mask is not None:
+            arrays["mask"] = self.mask
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_name(f".{path.name}.tmp")
         with beside.open("wb") as file:
-            np.savez(file, **arrays, **({} if self.mask is None else {"mask": self.mask}))
+            np.savez(file, **arrays)
         beside.replace(path)
 
     @classmethod

@@ -91,9 +91,8 @@ def search(
     """
     candidates = list(candidates_of(experiment, topology, say))
     if not candidates:
-        raise FusekitError(
-            f"a batch of {experiment.train.batch} divides over no mesh of {topology.devices} devices"
-        )
+        rows, count = experiment.train.batch, topology.devices
+        raise FusekitError(f"a batch of {rows} divides over no mesh of {count} devices")
     most = limit(topology) * ROOM
     near = [one for one in candidates if one.cost.peak <= most]
     order = sorted(near, key=lambda one: one.seconds)

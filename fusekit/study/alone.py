@@ -39,7 +39,7 @@ def only(experiment: Experiment, modalities: Iterable[str]) -> Experiment:
         {n: redirected(s, instead) for n, s in section.items() if set(names(s)) <= able}
         for section in (experiment.losses, experiment.metrics)
     )
-    if not losses or not metrics:
+    if not losses or (experiment.metrics and not metrics):
         raise FusekitError(f"with {', '.join(sorted(keep))} alone no loss, or no metric, is left")
     readers = [*heads.values(), *losses.values(), *metrics.values()]
     used = _used({**encoders, **fusion}, readers)
