@@ -223,6 +223,9 @@ class FusionSpec(NodeSpec):
 
     slot: ClassVar[str] = "fusion"
 
+    rivals: ClassVar[tuple[str, ...]] = ()
+    """Types that serve the same end in the same place: a plan says if one is cheaper."""
+
     inputs: Refs = Field((), description="what it reads: a list, or a mapping where roles differ")
 
 

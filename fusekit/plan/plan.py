@@ -14,6 +14,7 @@ from fusekit.plan.cache import Cache
 from fusekit.plan.compiled import Measure, measure
 from fusekit.plan.compilers import NoCompilerError, devices
 from fusekit.plan.fast import extrapolated
+from fusekit.plan.rivals import rivals
 from fusekit.plan.times import Times, fits, times
 from fusekit.program import SCAN_FROM
 from fusekit.study.alone import only
@@ -131,7 +132,7 @@ def plan(
         raise FusekitError("a stage with tasks is not planned in this version")
     say("tracing the step")
     traced = traced_step(graph, batch)
-    notes: list[str] = []
+    notes = list(rivals(experiment, traced.flops))
     first: Layers = layers_of(graph)
     other: Priced | None = None
     try:
