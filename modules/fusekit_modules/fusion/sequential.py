@@ -67,9 +67,10 @@ class Update(nnx.Module):
     def __init__(self, spec: SequentialSpec, given: int, state: int, *, rngs: nnx.Rngs):
         self.activation: ActivationName = spec.activation
         widths = (given, *spec.hidden)
-        pairs, axes = zip(widths, spec.hidden, strict=False), ("embed", "mlp")
+        # uncut over `tensor`: what is joined with the state would be sent about to be laid anew
+        pairs, axes = zip(widths, spec.hidden, strict=False), ("embed", None)
         self.hidden = nnx.List([Linear(*pair, axes=axes, rngs=rngs) for pair in pairs])
-        self.out = Linear(widths[-1] + state, state, axes=("mlp", "embed"), rngs=rngs)
+        self.out = Linear(widths[-1] + state, state, axes=(None, "embed"), rngs=rngs)
 
     def __call__(self, state: jnp.ndarray, x: jnp.ndarray) -> jnp.ndarray:
         for layer in self.hidden:
