@@ -109,10 +109,10 @@ class MaskPatches(nnx.Module):
 def cut(values: Float[Array, "b *sizes c"], patch: tuple[int, ...]) -> Float[Array, "b n p"]:
     """Patches in row-major order, each flattened with its channels last."""
     pairs = [(size // p, p) for size, p in zip(values.shape[1:-1], patch, strict=True)]
-    apart = values.reshape(len(values), *np.ravel(pairs).tolist(), values.shape[-1])
+    apart = values.reshape(values.shape[0], *np.ravel(pairs).tolist(), values.shape[-1])
     order = (0, *range(1, apart.ndim - 1, 2), *range(2, apart.ndim - 1, 2), apart.ndim - 1)
     count = math.prod(n for n, _ in pairs)
-    return apart.transpose(order).reshape(len(values), count, -1)
+    return apart.transpose(order).reshape(values.shape[0], count, -1)
 
 
 def joined(
