@@ -120,7 +120,7 @@ def joined(
 ) -> Float[Array, "b *sizes c"]:
     """The values that `cut` gives these patches of."""
     axes = len(patch)
-    apart = patches.reshape(len(patches), *counts, *patch, -1)
+    apart = patches.reshape(patches.shape[0], *counts, *patch, -1)
     order = (0, *[1 + k // 2 + axes * (k % 2) for k in range(2 * axes)], 2 * axes + 1)
     sizes = [n * p for n, p in zip(counts, patch, strict=True)]
-    return apart.transpose(order).reshape(len(patches), *sizes, -1)
+    return apart.transpose(order).reshape(patches.shape[0], *sizes, -1)
