@@ -15,6 +15,8 @@ COMMANDS = (
     "compare",
     "evaluate",
     "predict",
+    "export",
+    "serve",
     "list",
     "schema",
     "new",
