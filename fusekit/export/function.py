@@ -128,6 +128,11 @@ class Function:
         return name
 
     @cached_property
+    def jitted(self) -> Any:
+        """The function, traced once for all platforms."""
+        return jax.jit(self.__call__)
+
+    @cached_property
     def used(self) -> tuple[str, ...]:
         """Paths of the parameters on which the answers depend."""
         arguments = self.arguments(self.rows)

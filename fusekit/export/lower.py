@@ -33,8 +33,7 @@ def lowered(function: "Function", platform: str, *, precision: str = "default") 
         parameters, inputs = function.arguments(function.rows)
         parameters = {name: parameters[name] for name in function.used}
         with jax.default_matmul_precision(wanted), _without_locations():
-            call = jax.jit(function.__call__)
-            found = jax.export.export(call, platforms=(platform,))(parameters, inputs)
+            found = jax.export.export(function.jitted, platforms=(platform,))(parameters, inputs)
     except ValueError as error:
         raise ExportError(f"cannot be exported to {platform}: {error}") from error
     except Exception as error:  # jax has no public name for most that may happen here

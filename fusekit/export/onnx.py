@@ -1,9 +1,11 @@
 """The same answers as an ONNX file, by way of jax2onnx, which knows most of what jax can do."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from fusekit.errors import ExportError
 from fusekit.export.function import Function
@@ -19,6 +21,8 @@ def write_onnx(function: Function, parameters: dict[str, Any], folder: Path) -> 
     Raises:
       ExportError: jax2onnx is not installed, or knows no way to say what the model does.
     """
+    # it tells of each of its own examples that it cannot import
+    logging.getLogger("jax2onnx").setLevel(logging.ERROR)
     try:
         import jax2onnx  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
@@ -30,7 +34,7 @@ def write_onnx(function: Function, parameters: dict[str, Any], folder: Path) -> 
 
     def call(*arrays: jax.Array) -> tuple[jax.Array, ...]:
         found = function(parameters, dict(zip(names, arrays, strict=True)))
-        return tuple(found[name] for name in results)
+        return tuple(_anew(found[name]) for name in results)
 
     file = folder / ONNX
     try:
@@ -47,3 +51,8 @@ def write_onnx(function: Function, parameters: dict[str, Any], folder: Path) -> 
         told = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ExportError(f"jax2onnx cannot convert this model: {told}") from error
     return file
+
+
+def _anew(array: jax.Array) -> jax.Array:
+    """A flag may be one of the inputs as it came, and a value of ONNX has one name."""
+    return array | jnp.zeros_like(array) if array.dtype == bool else array

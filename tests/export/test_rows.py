@@ -174,6 +174,7 @@ def test_long_words_are_cut():
         (b"", 400),
         (b"{", 400),
         (b"\xff\xfe\xff", 400),
+        ('{"rows": [{"mood": 1}]}'.encode("utf-16-le"), 400),
         (b"[" * 100_000, 400),
         (b'{"rows": [{"mood": NaN}]}', 400),
         (b'{"rows": [{"mood": -Infinity}]}', 400),

@@ -95,7 +95,7 @@ class Rows:
 
 def _parsed(body: bytes) -> Any:
     try:
-        return json.loads(body, parse_constant=_refused, object_pairs_hook=_distinct)
+        return json.loads(body.decode(), parse_constant=_refused, object_pairs_hook=_distinct)
     except RecursionError as error:
         raise RequestError(400, "malformed", "the body is nested too deeply") from error
     except ValueError as error:
