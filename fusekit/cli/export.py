@@ -55,7 +55,7 @@ def command(
     typer.echo(f"inputs    {', '.join(one.name for one in manifest.inputs)}")
     typer.echo(f"answers   {', '.join(one.name for one in manifest.outputs)}")
     typer.echo(f"platforms {', '.join(manifest.programs)}")
-    typer.echo(f"wrote {folder}, parameters of {manifest.parameters.bytes / 1e6:.1f} MB")
+    typer.echo(f"wrote {folder}, parameters of {manifest.parameters.bytes:,} bytes")
 
 
 def _names(text: str) -> list[str]:

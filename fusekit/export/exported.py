@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from fusekit.errors import ExportError
+from fusekit.errors import ExportError, nearest
 from fusekit.export.lower import deserialised
 from fusekit.export.manifest import Manifest, Stored
 from fusekit.export.safetensors import load as read_arrays
@@ -39,13 +39,32 @@ class Exported:
     parameters: dict[str, Any] = field(repr=False)
 
     def __call__(self, inputs: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-        """The answers to some rows; compiled once for each number of rows."""
+        """The answers to some rows; compiled once for each number of rows.
+
+        Raises `ExportError` for inputs that are missing, unknown or of the wrong shape.
+        """
+        self._check(inputs)
         found = self._call(self.parameters, dict(inputs))
         return {name: np.asarray(value) for name, value in found.items()}
 
     @cached_property
     def _call(self) -> Any:
         return jax.jit(self.program.call)
+
+    def _check(self, inputs: Mapping[str, Any]) -> None:
+        due = {port.name: port for one in self.manifest.inputs for port in one.ports}
+        for name in inputs:
+            if name not in due:
+                close = nearest(name, due) or tuple(due)
+                raise ExportError(f"no input is called {name}: {', '.join(close)}")
+        rows = np.shape(inputs[next(iter(due))])[:1] if next(iter(due)) in inputs else ()
+        for name, port in due.items():
+            if name not in inputs:
+                raise ExportError(f"the input {name} is missing")
+            shape = np.shape(inputs[name])
+            if shape[:1] != rows or shape[1:] != port.shape[1:] or not all(rows):
+                sizes = ", ".join(map(str, port.shape))
+                raise ExportError(f"{name} has shape {shape}; expected ({sizes})")
 
     def compiled(self, rows: int) -> Any:
         """The executable for so many rows, called as `executable(parameters, inputs)`."""

@@ -114,7 +114,7 @@ class Manifest:
       parameters: their file.
       compute: the dtype of computation.
       precision: of matrix products; `default` is that of the process which runs it.
-      coupled: components that make a row's answer depend on the other rows of its batch.
+      coupled: nodes that make a row's answer depend on the other rows of its batch.
       versions: of the packages that made it.
       origin: where it comes from.
     """

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fusekit.errors import ExportError, nearest
+from fusekit.export.coupling import coupled
 from fusekit.export.function import Function
 from fusekit.export.lower import PLATFORMS, PRECISIONS, custom_calls, lowered, serialised
 from fusekit.export.manifest import FILE, PARAMETERS, Manifest, Stored
@@ -53,7 +54,7 @@ def export(
     """
     _check("platform", platforms, PLATFORMS)
     _check("precision", [precision], PRECISIONS)
-    folder = Path(folder)
+    folder = Path(folder).absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ExportError(f"{folder} exists and is not an empty folder")
     function = Function(program.graph, heads)
@@ -82,7 +83,7 @@ def export(
             parameters=_stored(beside / PARAMETERS),
             compute=program.train.compute,
             precision=precision,
-            coupled=function.coupled,
+            coupled=coupled(function, parameters),
             versions=_versions(),
             origin=dict(origin or {}),
         )

@@ -12,6 +12,7 @@ import pytest
 import fusekit
 from fusekit.errors import ExportError
 from fusekit.export import export, load
+from fusekit.export.coupling import coupled
 from fusekit.export.function import Function
 from fusekit.export.lower import custom_calls, lowered
 from fusekit.export.safetensors import load as arrays_in
@@ -179,3 +180,49 @@ def test_what_cannot_be_exported_is_told(toy: Toy, tmp_path: Path):
     with pytest.raises(ExportError, match="exists and is not an empty folder"):
         export(toy.program, toy.state, tmp_path / "x")
     assert [file.name for file in (tmp_path / "x").iterdir()] == ["mine"]
+
+
+def _coupling(**fusion: Any) -> tuple[Function, dict[str, Any]]:
+    text = {"type": "tokens", "vocab": 11, "length": 5}
+    wide = {"type": "transformer", "depth": 1, "width": 8, "heads": 2}
+    program = fusekit.compile(
+        {
+            "version": 1,
+            "modalities": {"text": text, "label": {"type": "label", "classes": 2}},
+            "encoders": {"text": wide},
+            "heads": {"kind": {"type": "classifier", "input": "text.mean", "classes": 2}},
+            "losses": {
+                "kind": {"type": "cross_entropy", "prediction": "kind", "target": "batch.label"}
+            },
+            **fusion,
+        }
+    )
+    function = Function(program.graph)
+    flat = program.flat(program.init(0))
+    rng = np.random.default_rng(0)
+    made = {name: flat[f"params.{name}"] for name in function.used}
+    return function, {
+        n: a + 0.3 * rng.normal(size=a.shape).astype("float32") for n, a in made.items()
+    }
+
+
+def test_experts_couple_rows_only_by_ports_that_are_no_answers():
+    experts = {"type": "experts", "into": "text@0", "experts": 4, "hidden": 8, "top": 1}
+    function, parameters = _coupling(fusion={"mixed": experts})
+    assert function.coupled == ("mixed",)
+    assert coupled(function, parameters) == ()
+
+
+def test_answers_that_depend_on_other_rows_are_noticed(monkeypatch: pytest.MonkeyPatch):
+    function, parameters = _coupling()
+    assert function.coupled == coupled(function, parameters) == ()
+    monkeypatch.setattr(function, "coupled", ("kind",))
+    assert coupled(function, parameters) == ()
+    call = Function.__call__
+
+    def centred(self: Any, parameters: Any, inputs: Any) -> Any:
+        found = call(self, parameters, inputs)
+        return {name: value - value.mean(0) for name, value in found.items()}
+
+    monkeypatch.setattr(Function, "__call__", centred)
+    assert coupled(function, parameters) == ("kind",)

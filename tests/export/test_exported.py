@@ -35,6 +35,23 @@ def test_a_compiled_size_takes_no_other(toy: Toy):
         call(exported.parameters, arrays_of(3))
 
 
+def test_inputs_that_do_not_fit_are_told(toy: Toy):
+    exported, arrays = load(toy.folder), arrays_of(2)
+
+    def failing(message: str, **changes: Any) -> None:
+        given = {name: a for name, a in {**arrays, **changes}.items() if a is not None}
+        with pytest.raises(ExportError, match=message):
+            exported(given)
+
+    failing("no input is called txet: text", txet=arrays["text"])
+    failing("the input record is missing", record=None)
+    failing("the input image is missing", image=None)
+    failing(r"text has shape \(2, 4\); expected \(batch, 5\)", text=arrays["text"][:, :4])
+    failing(r"record has shape \(1, 2\); expected \(batch, 2\)", record=arrays["record"][:1])
+    with pytest.raises(ExportError, match=r"image has shape \(0, 4, 4, 1\)"):
+        exported({name: array[:0] for name, array in arrays.items()})
+
+
 def test_one_flipped_bit_is_found(copy: Path):
     for name in ("program.cpu", "parameters.safetensors"):
         file = copy / name

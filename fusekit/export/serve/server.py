@@ -13,7 +13,7 @@ from fusekit.export.exported import load
 from fusekit.export.serve.app import Service, application
 from fusekit.export.serve.batcher import buckets
 
-BACKLOG = 1024
+BACKLOG = CONNECTIONS = 1024
 GRACE = 30
 """Seconds that requests under way may take after a signal to stop."""
 
@@ -73,6 +73,7 @@ def serve(
         log_level="warning",
         access_log=False,
         server_header=False,
+        limit_concurrency=CONNECTIONS,
         timeout_graceful_shutdown=GRACE,
         h11_max_incomplete_event_size=1 << 14,
     )
