@@ -11,6 +11,7 @@ import pytest
 import fusekit
 from fusekit.export import Manifest, export
 from fusekit.program import Program
+from fusekit.train.shapes import needed
 
 SECTIONS: dict[str, Any] = {
     "meta": {"name": "toy"},
@@ -84,17 +85,23 @@ def arrays_of(rows: int, seed: int = 0) -> dict[str, np.ndarray]:
     }
 
 
+def random_state(program: Program) -> Any:
+    """A state whose parameters and statistics are as unlike their first values as after training;
+    made without compiling what makes those."""
+    rng = np.random.default_rng(1)
+    flat: dict[str, Any] = {}
+    for path, (shape, dtype) in needed(program).items():
+        flat[path] = np.zeros(shape, dtype)
+        if dtype == "float32":
+            flat[path] = 0.3 * rng.normal(size=shape).astype(dtype)
+        if path.endswith((".scale", ".variance")):
+            flat[path] = 1 + np.abs(flat[path])
+    return program.restored(flat)
+
+
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
-    """With parameters and statistics as unlike their first values as after training."""
     program = fusekit.compile(SECTIONS | {"version": 1})
-    rng = np.random.default_rng(1)
-    flat = {
-        path: value + 0.3 * np.abs(rng.normal(size=value.shape)).astype("float32")
-        if path.startswith(("params.", "variables."))
-        else value
-        for path, value in program.flat(program.init(seed=0)).items()
-    }
-    state = program.restored(flat)
+    state = random_state(program)
     folder = tmp_path_factory.mktemp("export") / "toy"
     return Toy(program, state, folder, export(program, state, folder))

@@ -16,7 +16,7 @@ from fusekit.export.coupling import coupled
 from fusekit.export.function import Function
 from fusekit.export.lower import custom_calls, lowered
 from fusekit.export.safetensors import load as arrays_in
-from tests.export.conftest import SECTIONS, Toy, arrays_of
+from tests.export.conftest import SECTIONS, Toy, arrays_of, random_state
 
 
 def test_parameters_are_those_that_the_answers_need(toy: Toy):
@@ -118,7 +118,7 @@ def test_bfloat16_answers_come_as_float32(tmp_path: Path):
         "train": {"compute": "bfloat16"},
     }
     program = fusekit.compile(sections)
-    state = program.init(0)
+    state = random_state(program)
     manifest = export(program, state, tmp_path / "half", platforms=["cpu"])
     assert (manifest.compute, manifest.outputs[0].values.dtype) == ("bfloat16", "float32")
     arrays = {name: array for name, array in arrays_of(4).items() if name.startswith("text")}
@@ -198,12 +198,8 @@ def _coupling(**fusion: Any) -> tuple[Function, dict[str, Any]]:
         }
     )
     function = Function(program.graph)
-    flat = program.flat(program.init(0))
-    rng = np.random.default_rng(0)
-    made = {name: flat[f"params.{name}"] for name in function.used}
-    return function, {
-        n: a + 0.3 * rng.normal(size=a.shape).astype("float32") for n, a in made.items()
-    }
+    flat = program.flat(random_state(program))
+    return function, {name: flat[f"params.{name}"] for name in function.used}
 
 
 def test_experts_couple_rows_only_by_ports_that_are_no_answers():

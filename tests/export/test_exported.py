@@ -19,7 +19,7 @@ def copy(toy: Toy, tmp_path: Path) -> Path:
 
 
 def test_answers_are_those_of_the_program(toy: Toy):
-    arrays = arrays_of(5)
+    arrays = arrays_of(4)
     found = load(toy.folder)(arrays)
     for name, value in toy.live(arrays).items():
         np.testing.assert_allclose(found[name], value, rtol=0, atol=1e-6)
@@ -27,8 +27,8 @@ def test_answers_are_those_of_the_program(toy: Toy):
 
 def test_a_compiled_size_takes_no_other(toy: Toy):
     exported = load(toy.folder)
-    call = exported.compiled(2)
-    arrays = arrays_of(2)
+    call = exported.compiled(4)
+    arrays = arrays_of(4)
     found = np.asarray(call(exported.parameters, arrays)["kind"])
     np.testing.assert_allclose(found, exported(arrays)["kind"], rtol=0, atol=1e-6)
     with pytest.raises(TypeError):

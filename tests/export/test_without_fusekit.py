@@ -58,9 +58,9 @@ def answers(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("elsewhere")
     (folder / "model").symlink_to(toy.folder, target_is_directory=True)
     given = {
-        "every": arrays_of(8),
+        "every": arrays_of(4),
         "one": arrays_of(1, seed=3),
-        "spread": arrays_of(8, seed=5),
+        "spread": arrays_of(4, seed=5),
     }
     given["garbage"] = soiled(given["every"])
     for name, arrays in given.items():
