@@ -64,7 +64,7 @@ def _check_stages(loaded: "Loaded") -> None:
             own = loaded.experiment.stages[name].model_fields_set
             for problem in error.problems:
                 path = problem.path
-                if path[:1] == ("train",) and path[1:2] and path[1] in own:
+                if path == ("train",) or (path[:1] == ("train",) and path[1] in own):
                     path = ("stages", name, *path[1:])
                 problems.append(replace(problem, path=path, position=loaded.locate(path)))
     if problems:

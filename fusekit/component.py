@@ -9,11 +9,13 @@ a mapping, or under the text of the reference, in order.
 """
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
-from pydantic import Field, SerializeAsAny, field_validator
+from pydantic import AfterValidator, Field, SerializeAsAny, field_validator
 
 from fusekit.config.base import Declared
+from fusekit.config.frozen import FrozenDict
 from fusekit.config.reference import Into, Ref, Reference, Refs
 from fusekit.config.registry import register
 from fusekit.config.union import OneOf
@@ -221,6 +223,9 @@ class FusionSpec(NodeSpec):
 
     slot: ClassVar[str] = "fusion"
 
+    rivals: ClassVar[tuple[str, ...]] = ()
+    """Types that serve the same end in the same place: a plan says if one is cheaper."""
+
     inputs: Refs = Field((), description="what it reads: a list, or a mapping where roles differ")
 
 
@@ -369,6 +374,10 @@ class SourceSpec(Component):
     )
     transforms: dict[str, Annotated[SerializeAsAny[TransformSpec], OneOf("transform")]] = Field(
         default_factory=dict, description="changes of raw rows by name, in order"
+    )
+    annotations: Annotated[dict[str, Path], AfterValidator(FrozenDict)] = Field(
+        default_factory=FrozenDict,
+        description="modalities by the files that an annotate stage wrote of this source",
     )
     standardise: tuple[str, ...] = Field(
         (), description="modalities scaled by mean and deviation of each feature in train rows"

@@ -96,6 +96,10 @@ class LayoutError(FusekitError):
     """A mesh or sharding rule cannot be applied to this model."""
 
 
+class HloError(FusekitError):
+    """A compiled program's text cannot be read, or does not fit the mesh it is said to run on."""
+
+
 class DataError(FusekitError):
     """Data does not fit the modalities that were declared."""
 

@@ -51,10 +51,14 @@ class Layout:
         sizes: Mapping[str, int] | None = None,
         *,
         devices: Sequence[Any] | None = None,
+        slices: str = "data",
         params: Rules | None = None,
         activations: Rules | None = None,
     ) -> "Layout":
         """A layout over devices; a size of -1 takes what the others leave. Default: one device.
+
+        Of several TPU slices each is a block of the axis `slices`, so that only this axis crosses
+        the network between them; within one, axes follow the links.
 
         Raises `LayoutError` if the sizes do not multiply to a number of devices that there are.
         """
@@ -77,9 +81,8 @@ class Layout:
                 f"the mesh {_sizes(wanted)} needs {count} devices; there are {len(devices)}"
             )
         shape = tuple(wanted[axis] for axis in AXES)
-        grid = np.asarray(devices[:count]).reshape(shape)
         return Layout(
-            Mesh(grid, AXES),
+            Mesh(_grid(shape, devices[:count], slices), AXES),
             dict(PARAMS) | dict(params or {}),
             dict(ACTIVATIONS) | dict(activations or {}),
         )
@@ -153,6 +156,26 @@ class Layout:
             taken.update(fit)
             parts.append(tuple(fit) if len(fit) > 1 else fit[0])
         return P(*parts)
+
+
+def _grid(shape: tuple[int, ...], devices: Sequence[Any], slices: str) -> Any:
+    """Devices in the shape of a mesh. Raises `LayoutError`."""
+    if devices[0].platform != "tpu" or len(devices) == 1:
+        return np.asarray(devices).reshape(shape)
+    from jax.experimental import mesh_utils
+
+    count = len({getattr(device, "slice_index", 0) for device in devices})
+    if count == 1:
+        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    at = AXES.index(slices)
+    if shape[at] % count:
+        message = f"the axis {slices} crosses {count} slices, which do not divide its {shape[at]}"
+        raise LayoutError(message)
+    inner = tuple(size // count if n == at else size for n, size in enumerate(shape))
+    outer = tuple(count if n == at else 1 for n in range(len(shape)))
+    return mesh_utils.create_hybrid_device_mesh(
+        inner, outer, devices, allow_split_physical_axes=True
+    )
 
 
 def _without(rule: str | tuple[str, ...] | None, axis: str) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from fusekit.graph.select import select_stream
 from fusekit.graph.units import UnitId
 from fusekit.layered import LayerOutput
 from fusekit.model import FusionModel
+from fusekit.scope import node_scope
 from fusekit.stream import Stream
 from fusekit.walk.values import State, Values
 
@@ -79,7 +80,8 @@ def sums(
         for streams in readings(objective, values):
             module = model.loss_module(name, params, variables, context)
             rows = rows_of(streams, valid)
-            value = module(streams, rows=rows, context=context.at(unit.path))
+            with node_scope(unit.path):
+                value = module(streams, rows=rows, context=context.at(unit.path))
             total = total + jnp.sum(value.total.astype(_wide(value.total)))
             weight = weight + jnp.sum(value.weight.astype(_wide(value.weight)))
             variables = model.after(unit, module, variables)

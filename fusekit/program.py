@@ -87,15 +87,15 @@ class Program:
         )
         check_patterns(graph)
         self.states = States(self.model, self.layout, self.train, steps, after)
-        mode = mode or experiment.mesh.replicas
+        self.vmapped = replicas > 1 and self._side_by_side(mode or experiment.mesh.replicas)
+
+    def _side_by_side(self, mode: Literal["auto", "vmap", "loop"]) -> bool:
+        """Whether replicas run in one program."""
+        if mode != "auto":
+            return mode == "vmap"
         platform = self.layout.mesh.devices.flat[0].platform
-        self.vmapped = replicas > 1 and (
-            mode == "vmap"
-            or (
-                mode == "auto"
-                and pays(self.model, self.train.compute, platform, steps=steps, replicas=replicas)
-            )
-        )
+        given = {"steps": self.steps, "replicas": self.replicas}
+        return pays(self.model, self.train.compute, platform, **given)
 
     # -- state ---------------------------------------------------------------------------------
 

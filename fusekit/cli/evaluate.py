@@ -27,7 +27,7 @@ def command(
     from fusekit.train.progress import counted
 
     experiment = opened.experiment
-    with batches(experiment.data, experiment.modalities, experiment, split) as pipeline:
+    with batches(experiment.data, experiment.readable, experiment, split) as pipeline:
         shown = counted(pipeline, "evaluating", show=not quiet)
         values = evaluate(opened.program, opened.state, shown)
     found = {"run": str(run), "step": opened.step, "split": split, "values": tame(values)}

@@ -1,5 +1,6 @@
 """Entry point of `fusekit`. What a command needs beyond its options it imports when it runs."""
 
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -17,6 +18,8 @@ COMMANDS = (
     "predict",
     "export",
     "serve",
+    "plan",
+    "launch",
     "list",
     "schema",
     "new",
@@ -102,7 +105,19 @@ def told(error: Exception) -> str:
     return "\n    ".join([text, *notes])
 
 
+def _spared() -> None:
+    """Keeps JAX from looking for TPUs where libtpu is there to plan with, and no TPU is."""
+    from glob import glob
+    from importlib.util import find_spec
+
+    plugins = [name for name in ("jax_cuda12_plugin", "jax_cuda13_plugin") if find_spec(name)]
+    chips = glob("/dev/accel*") + glob("/dev/vfio/[0-9]*")
+    if find_spec("libtpu") and not chips and not plugins:
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+
 def main() -> None:
     """Runs the command line of this process."""
+    _spared()
     warnings.formatwarning = lambda message, *about, **more: f"warning: {message}\n"
     sys.exit(run(sys.argv[1:]))

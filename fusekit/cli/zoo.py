@@ -41,7 +41,7 @@ def command(
         before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         text = json.dumps({**before, **found}, indent=1, sort_keys=True)
         path.write_text(text + "\n", encoding="utf-8")
-    rows = [("system", "works", "score", "shuffled", "paper sizes", "paper")]
+    rows = [("system", "works", "score", "constant", "shuffled", "paper sizes", "paper")]
     rows += [
         (s.id, *_cells(found[s.id]), "yes" if s.paper_sizes else "no", s.paper) for s in chosen
     ]
@@ -51,9 +51,10 @@ def command(
         typer.echo("  ".join(cells).rstrip())
 
 
-def _cells(measured: dict[str, object] | None) -> tuple[str, str, str]:
-    """Whether it works, its score and that on shuffled targets."""
+def _cells(measured: dict[str, object] | None) -> tuple[str, str, str, str]:
+    """Whether it works, its score, that of a constant answer and that on shuffled targets."""
     if measured is None:
-        return "not measured", "", ""
-    works = "yes" if measured["works"] else "no"
-    return works, f"{measured['metric']} {measured['score']}", str(measured["control"])
+        return "not measured", "", "", ""
+    works, constant = "yes" if measured["works"] else "no", measured["constant"]
+    score = f"{measured['metric']} {measured['score']}"
+    return works, score, "" if constant is None else str(constant), str(measured["control"])

@@ -23,6 +23,7 @@ class Mesh(Section):
     tensor: Count = Field(1, description="splits heads, wide layers and vocabularies")
     expert: Count = Field(1, description="splits experts")
     sequence: Count = Field(1, description="splits tokens")
+    slices: Axis = Field("data", description="the axis that crosses from one TPU slice to another")
     params: Rules = Field(
         default_factory=FrozenDict, description="rules for parameters, over defaults"
     )

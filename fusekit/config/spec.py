@@ -101,6 +101,11 @@ class Experiment(Section):
             raise ConfigError([Problem((), "an experiment is a mapping", show(sections))])
         return cls(**{str(name): value for name, value in sections.items()})
 
+    @property
+    def readable(self) -> dict[str, ModalitySpec]:
+        """The modalities that the stage reads."""
+        return {n: spec for n, spec in self.modalities.items() if n not in self.train.unread}
+
     def entries(self) -> Iterator[tuple[Path, Any]]:
         """Every named component with its config path, in the order of the sections."""
         for section in SECTIONS:

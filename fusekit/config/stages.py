@@ -1,6 +1,7 @@
 """Stages of training: what each is by itself, and whether the names that it gives are declared."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from fusekit.config.declared import declared
@@ -13,7 +14,13 @@ from fusekit.errors import Problem, nearest
 if TYPE_CHECKING:
     from fusekit.config.spec import Experiment
 
-NAMED = {"losses": "losses", "metrics": "metrics", "data": "data", "without": "fusion"}
+NAMED = {
+    "losses": "losses",
+    "metrics": "metrics",
+    "data": "data",
+    "without": "fusion",
+    "unread": "modalities",
+}
 """Fields of a stage that name entries, and the sections of these."""
 
 
@@ -27,11 +34,19 @@ def staged(experiment: "Experiment") -> "dict[str, Experiment]":
             for name, spec in experiment.fusion.items()
         }
         experiment = experiment.model_copy(update={"fusion": FrozenDict(fusion)})
+    trains = {name: stage.over(experiment.train) for name, stage in experiment.stages.items()}
+    for name, train in trains.items():
+        stored = {n: t for n, t in experiment.stages.items() if n != name and t.write}
+        later = [*trains.values()][[*trains].index(name) :]
+        unread = [target.partition(".")[2] for one in later for target in one.write]
+        changes = {
+            "unread": (*train.unread, *unread),
+            "kept": (*train.kept, *(v for one in stored.values() for v in one.write.values())),
+        }
+        trains[name] = train.model_copy(update=changes)
     return {
-        name: experiment.model_copy(
-            update={"train": stage.over(experiment.train), "stages": FrozenDict()}
-        )
-        for name, stage in experiment.stages.items()
+        name: experiment.model_copy(update={"train": train, "stages": FrozenDict()})
+        for name, train in trains.items()
     }
 
 
@@ -51,6 +66,11 @@ def _stage(
     """What is wrong with the names of one stage."""
     for field, section in NAMED.items():
         yield from _names((*path, field), _field(stage, field), sections, section)
+    write = _field(stage, "write")
+    for target in write if isinstance(write, Mapping) else ():
+        name, where = str(target).removeprefix("batch."), (*path, "write", target)
+        for problem in _names(where, [name], sections, "modalities"):
+            yield replace(problem, path=where)
     tasks = _field(stage, "tasks")
     for name, task in tasks.items() if isinstance(tasks, Mapping) else ():
         for field in ("losses", "data"):

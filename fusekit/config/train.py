@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 from fusekit.component import Count, OptimizerSpec, Positive, ScheduleSpec
 from fusekit.config.base import Declared
 from fusekit.config.frozen import FrozenDict
-from fusekit.config.reference import NAME
+from fusekit.config.reference import NAME, Ref
 from fusekit.config.union import OneOf, read
 from fusekit.config.words import Say
 from fusekit.errors import ConfigError
@@ -89,11 +89,20 @@ class Task(Section):
 
 
 Tasks = Annotated[dict[GroupName, Task], AfterValidator(FrozenDict)]
+BatchName = Annotated[
+    str,
+    Field(pattern=rf"^batch\.{NAME}$"),
+    Say("`batch.` and the name of a modality, such as batch.keyframe"),
+]
+Writes = Annotated[dict[BatchName, Ref], AfterValidator(FrozenDict)]
 
 
 class Train(Section):
     """How the parameters are found. `steps` or `epochs` says how long."""
 
+    type: Literal["train", "annotate"] = Field(
+        "train", description="annotate: parameters stay, and outputs are stored as data"
+    )
     batch: Count = Field(64, description="rows of a batch, over all devices")
     steps: Steps | None = Field(None, description="how many steps, in place of epochs")
     epochs: Annotated[float, Field(gt=0.0, le=1e6)] | None = Field(
@@ -124,6 +133,12 @@ class Train(Section):
         None, description="the names of those that are measured; default all"
     )
     data: Mixture | None = Field(None, description="sources by weight; default all, as declared")
+    unread: tuple[Name, ...] = Field(
+        (), description="modalities that are not read, so that data may lack them"
+    )
+    kept: tuple[Ref, ...] = Field(
+        (), description="what other stages read of this, so that it is no dead end"
+    )
     tasks: Tasks = Field(
         default_factory=FrozenDict, description="losses with data of their own, by name"
     )
@@ -133,6 +148,10 @@ class Train(Section):
     without: tuple[Name, ...] = Field((), description="operators that are left away")
     start: Name | Start | None = Field(
         None, description="which parameters to begin with: a stage, or rules"
+    )
+    write: Writes = Field(
+        default_factory=FrozenDict,
+        description="of an annotate stage: modalities, and what they are in later stages",
     )
     compute: Literal["float32", "bfloat16"] = Field("float32", description="dtype of activations")
     evaluate_every: Steps | None = Field(None, description="steps; default each epoch")
@@ -145,6 +164,12 @@ class Train(Section):
         if isinstance(data, dict) and data.get("steps") is None and data.get("epochs") is None:
             return {**data, "epochs": EPOCHS}
         return data
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "Train":
+        if (self.type == "annotate") != bool(self.write):
+            raise ValueError("`type: annotate` and `write` go together: one is lacking")
+        return self
 
     @model_validator(mode="after")
     def _one_length(self) -> "Train":
@@ -175,7 +200,8 @@ class Stage(Train):
     def over(self, train: Train) -> Train:
         """This stage, with all that `train` says and it does not."""
         mine = {name: getattr(self, name) for name in self.model_fields_set}
-        base = {name: getattr(train, name) for name in train.model_fields_set}
+        own = ("type", "write")
+        base = {name: getattr(train, name) for name in train.model_fields_set if name not in own}
         for groups in (("steps", "epochs"), ("tasks", "losses", "data")):
             if any(mine.get(name) is not None for name in groups):
                 base = {name: value for name, value in base.items() if name not in groups}

@@ -2,7 +2,7 @@
 
 from io import StringIO
 from pathlib import PurePath
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
@@ -15,7 +15,7 @@ from fusekit.config.scalars import resolve
 
 
 def spec_fields(model: BaseModel) -> dict[str, Any]:
-    """A spec as plain data, without what is at its default; `type` is always there."""
+    """A spec as plain data, without what is at its default; a tag `type` is always there."""
     return plain(model, resolved=False)
 
 
@@ -44,7 +44,7 @@ def _told(name: str, field: Any, model: BaseModel, resolved: bool) -> bool:
     value = getattr(model, name)
     if getattr(model, "partial", False):
         return name in model.model_fields_set and value is not None
-    if name in ("type", "version"):
+    if name == "version" or (name == "type" and len(get_args(field.annotation)) == 1):
         return True
     if field.default is not PydanticUndefined:
         default = field.default

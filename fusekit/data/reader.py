@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusekit.component import ModalitySpec, SourceSpec, TransformSpec
+from fusekit.data.annotations import Annotations
 from fusekit.data.batch import Collator
 from fusekit.data.fit import check_fit, check_rates
 from fusekit.data.missing import Missing
@@ -62,8 +63,12 @@ class Reader:
         training: bool,
     ):
         self.name, self.spec, self.split, self.seed = name, spec, split, seed
+        self._stored = {
+            m: Annotations.read(path) for m, path in spec.annotations.items() if m in modalities
+        }
+        own = {m: declared for m, declared in modalities.items() if m not in self._stored}
         try:
-            opened = spec.open(split, modalities)
+            opened = spec.open(split, own)
         except NoSplitError:
             raise
         except DataError as error:
@@ -82,9 +87,10 @@ class Reader:
         self._transforms: dict[str, TransformSpec] = {
             key: t for key, t in spec.transforms.items() if training or t.when == "always"
         }
-        check_fit(name, spec, self.whole.names, modalities)
+        known = (*self.whole.names, *self._stored) if self.whole.names else ()
+        check_fit(name, spec, known, own)
         check_rates(name, spec, self.whole, modalities)
-        self._scales = self._fit(modalities)
+        self._scales = self._fit(own)
         self._collators = {m: Collator(m, spec) for m, spec in modalities.items()}
         self._kept = self._keepable()
         self._whole: dict[str, Stream] = {}
@@ -96,6 +102,9 @@ class Reader:
     def _fit(self, modalities: Mapping[str, ModalitySpec]) -> dict[str, Scale]:
         """The scale of each modality to standardise; columns in memory are scaled here."""
         known = self.whole.names
+        for m in self.spec.standardise:
+            if m in self._stored:
+                raise DataError(f"source {self.name} cannot standardise {m}, which a stage wrote")
         wanted = [
             m
             for m in self.spec.standardise
@@ -183,9 +192,11 @@ class Reader:
         return values if scale is None else [None if v is None else scale(v) for v in values]
 
     def _raw(self, rows: Ints, columns: Mapping[str, str]) -> Fields:
-        if not columns:
-            return {}
-        return (self._by_row if self._arrays is None else self._by_column)(rows, columns)
+        fields = {m: self._stored[m].at(rows) for m in columns if m in self._stored}
+        rest = {m: column for m, column in columns.items() if m not in fields}
+        if rest:
+            fields |= (self._by_row if self._arrays is None else self._by_column)(rows, rest)
+        return fields
 
     def _by_column(self, rows: Ints, columns: Mapping[str, str]) -> Fields:
         fields: Fields = {}

@@ -19,12 +19,14 @@ from fusekit.graph.use import (
     meant_of,
     misnamed,
     not_in,
+    read_of,
     unreached,
     unused,
     unused_parts,
     wanted_of,
 )
 from fusekit.graph.wiring import Wiring
+from fusekit.graph.written import Path, Written, kept_of, untimely, writes_of
 from fusekit.stream import Signature
 
 if TYPE_CHECKING:
@@ -101,19 +103,25 @@ def resolve(experiment: "Experiment", locate: Locate | None = None) -> Graph:
     parts.wire()
     every_loss = _objectives(experiment.losses, "losses", wiring)
     every_metric = _objectives(experiment.metrics, "metrics", wiring)
+    writes, kept = writes_of(experiment), kept_of(experiment)
+    stored, others = _written(writes, wiring), _written(kept, wiring)
     train = experiment.train
-    losses = _chosen(every_loss, losses_of(train))
-    metrics = _chosen(every_metric, train.metrics)
+    losses = {} if stored else _chosen(every_loss, losses_of(train))
+    metrics = stored or _chosen(every_metric, train.metrics)
     problems = [*wiring.problems, *_reserved(experiment)]
     problems += leave_away(nodes, train.without, {"losses": losses, "metrics": metrics})
     ordering = Ordering(nodes)
     wanted = wanted_of(nodes, losses, metrics)
+    if train.unread:
+        needs = order(ordering, read_of(losses, metrics), lambda _: None)
+        problems += untimely(experiment, {event.node for event in needs})
     events = order(ordering, wanted, problems.append)
     problems += unused(nodes, wiring.used | wiring.meant)
     problems += unused_parts(experiment.parts, wiring.used)
-    others = [k for k in wanted_of(nodes, every_loss, every_metric) if not nodes[k.node].idle]
-    others += meant_of(nodes, wiring.meant)
-    meant = order(ordering, others, problems.append, events)
+    more = wanted_of(nodes, every_loss, {**every_metric, **others})
+    more = [key for key in more if not nodes[key.node].idle]
+    more += meant_of(nodes, wiring.meant)
+    meant = order(ordering, more, problems.append, events)
     problems += unreached(nodes, (*events, *meant))
     every = (*events, *meant)
     every += order(ordering, not_in(nodes, every), problems.append, every)
@@ -122,6 +130,9 @@ def resolve(experiment: "Experiment", locate: Locate | None = None) -> Graph:
     for section, objectives in (("losses", every_loss), ("metrics", every_metric)):
         for name, objective in objectives.items():
             inference.objective(objective, (section, name))
+    for entries, objectives in ((writes, stored), (kept, others)):
+        for name, objective in objectives.items():
+            inference.objective(objective, entries[name][0])
     problems += inference.problems
     if problems:
         problems += misnamed(experiment, nodes)
@@ -133,6 +144,18 @@ def resolve(experiment: "Experiment", locate: Locate | None = None) -> Graph:
         whole = resolve(experiment.model_copy(update={"train": acting}), locate)
     signatures, inputs = inference.signatures, inference.inputs
     return Graph(experiment, nodes, losses, metrics, events, signatures, inputs, every_loss, whole)
+
+
+def _written(entries: Mapping[str, tuple[Path, Written]], wiring: Wiring) -> dict[str, Objective]:
+    """What a stage stores, or other stages read."""
+    found = {name: Objective(name, spec) for name, (_, spec) in entries.items()}
+    for name, objective in found.items():
+        path, spec = entries[name]
+        if spec.into is not None and spec.into.of is not None:
+            message = "a view is made of another modality, so nothing is stored as it"
+            wiring.problems.append(Problem(path, message, name, "a modality that is no view"))
+        wiring.wire(objective, path)
+    return found
 
 
 def losses_of(train: "Train") -> tuple[str, ...] | None:

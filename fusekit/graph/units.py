@@ -243,7 +243,12 @@ def _units_of(
             found[UnitId(name)] = Template.of(
                 lambda rngs: spec.build_operator(streams, reads, rngs=rngs)
             )
-            _layers(found, node, range(len(node.places)), _operator_layer(graph, node))
+            acting = [
+                place
+                for place in range(len(node.places))
+                if _operator_inputs(graph, node, place) in graph.inputs_of
+            ]
+            _layers(found, node, acting, _operator_layer(graph, node))
     elif ("call", name, 0) in graph.inputs_of:
         inputs = graph.inputs_of["call", name, 0]
         found[UnitId(name)] = Template.of(lambda rngs: spec.build(inputs, rngs=rngs))

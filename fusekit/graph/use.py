@@ -37,9 +37,13 @@ def wanted_of(
             wanted.extend(Key("point", name, k) for k in range(node.points))
         elif node.role == "head" or (node.spec.keep and not node.places):
             wanted.append(_out(node))
-    for objective in (*losses.values(), *metrics.values()):
-        wanted.extend(read.key for wire in objective.wires.values() for read in wire.reads)
-    return wanted
+    return wanted + read_of(losses, metrics)
+
+
+def read_of(*objectives: dict[str, Objective]) -> list[Key]:
+    """What objectives read."""
+    every = [objective for group in objectives for objective in group.values()]
+    return [r.key for one in every for wire in one.wires.values() for r in wire.reads]
 
 
 def meant_of(nodes: dict[str, Node], meant: set[str]) -> list[Key]:

@@ -13,12 +13,10 @@ import jax
 
 from fusekit.batch import blank
 from fusekit.context import Context
-from fusekit.graph.node import Event
 from fusekit.jaxprs import inner_jaxprs
 from fusekit.model import FusionModel
+from fusekit.scope import MARK
 from fusekit.walk.run import Run
-
-MARK = "fusekit-node="
 
 _FREE = frozenset(
     {
@@ -60,16 +58,6 @@ _PRODUCTS = {
 _OVER_INPUT = ("reduce_", "arg", "cum")
 
 
-class _Marked(Run):
-    """A run whose operations carry the name of their node."""
-
-    def run(
-        self, event: Event, index: Any, inputs: dict[str, Any], state_of: Any, context: Context
-    ) -> tuple[Any, ...]:
-        with jax.named_scope(MARK + event.node):
-            return super().run(event, index, inputs, state_of, context)
-
-
 def node_flops(model: FusionModel) -> dict[str, int]:
     """FLOPs by node for one sample in evaluation. What a stack's layers do for an operator (extra
     tokens, say) counts as the stack's.
@@ -80,7 +68,7 @@ def node_flops(model: FusionModel) -> dict[str, int]:
     batch = {name: shape for name, shape in blank(model, 1).items() if name != "valid"}
 
     def walk(params: Any, variables: Any, batch: Any) -> int:
-        run = _Marked(model, params, dict(variables), Context(mode="evaluate"), batch)
+        run = Run(model, params, dict(variables), Context(mode="evaluate"), batch)
         for item in model.items:
             run.item(item)
         return 0

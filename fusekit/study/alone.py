@@ -1,4 +1,4 @@
-"""Single modalities: an experiment as it is when only one modality can be read."""
+"""Some modalities alone: an experiment as it is when no others can be read."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -13,7 +13,12 @@ from fusekit.study.spec import changed, redirected, with_sections
 
 
 def single(experiment: Experiment, modality: str) -> Experiment:
-    """The experiment in which nothing but `modality` can be read.
+    """The experiment in which nothing but `modality` can be read; see `only`."""
+    return only(experiment, {modality})
+
+
+def only(experiment: Experiment, modalities: Iterable[str]) -> Experiment:
+    """The experiment in which nothing but these modalities can be read.
 
     Of each fusion the inputs stay that come from it; where one is left it stands in the fusion's
     place, so that a head reads the encoder itself. Operators that read others are gone, and with
@@ -22,7 +27,7 @@ def single(experiment: Experiment, modality: str) -> Experiment:
     Raises:
       FusekitError: nothing is left to be learnt.
     """
-    reach, keep = Reach(experiment), frozenset({modality})
+    reach, keep = Reach(experiment), frozenset(modalities)
     encoders = {n: s for n, s in experiment.encoders.items() if reach.of(n) <= keep}
     fusion, instead = _fusion(experiment, reach, keep)
     able = {*encoders, *fusion, *instead, BATCH}
@@ -34,8 +39,8 @@ def single(experiment: Experiment, modality: str) -> Experiment:
         {n: redirected(s, instead) for n, s in section.items() if set(names(s)) <= able}
         for section in (experiment.losses, experiment.metrics)
     )
-    if not losses or not metrics:
-        raise FusekitError(f"with {modality} alone no loss, or no metric, is left")
+    if not losses or (experiment.metrics and not metrics):
+        raise FusekitError(f"with {', '.join(sorted(keep))} alone no loss, or no metric, is left")
     readers = [*heads.values(), *losses.values(), *metrics.values()]
     used = _used({**encoders, **fusion}, readers)
     encoders = {n: s for n, s in encoders.items() if n in used}

@@ -97,7 +97,7 @@ def open_split(experiment: Experiment, split: str, *, training: bool) -> Pipelin
     """A split's pipeline. Raises `DataError`."""
     return Pipeline(
         experiment.data,
-        experiment.modalities,
+        experiment.readable,
         batch=experiment.train.batch,
         seed=experiment.train.seed,
         split=split,

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from fusekit.component import SourceSpec
+from fusekit.config.frozen import FrozenDict
 from fusekit.config.spec import Experiment
 
 
@@ -18,7 +19,11 @@ def anchored(experiment: Experiment, folder: Path | None = None) -> Experiment:
       folder: what the paths are relative to; default the working directory.
     """
     where = Path.cwd() if folder is None else folder
-    data = {name: _placed(source, where) for name, source in experiment.data.items()}
+    data = {}
+    for name, source in experiment.data.items():
+        stored = {m: f if _rooted(f) else where / f for m, f in source.annotations.items()}
+        placed = _placed(source, where)
+        data[name] = placed.model_copy(update={"annotations": FrozenDict(stored)})
     return experiment.model_copy(update={"data": data})
 
 

@@ -17,8 +17,10 @@ from fusekit.errors import FusekitError
 from fusekit.graph import resolve
 from fusekit.layout import AXES, Layout
 from fusekit.program import Program
+from fusekit.train.annotate import Files, annotate, annotated, joined, stored
 from fusekit.train.beginning import Warmth, warmed
 from fusekit.train.evaluate import evaluate
+from fusekit.train.files import tame
 from fusekit.train.loop import Fitted, check_selection, fit, resumed, steps_of
 from fusekit.train.replicas import step_of
 from fusekit.train.run import Run
@@ -113,26 +115,32 @@ def _staged(
         "stages": {},
     }
     done: dict[str, Path] = {}
+    files: Files = {}
     result: Result | None = None
     try:
-        for stage, one in staged(experiment).items():
+        for stage, declared in staged(experiment).items():
+            one = annotated(declared, files)
             run = root.stage(stage, _alone(one), count)
             warmth = Warmth(stages=dict(done))
             if not done and start is not None:
                 warmth = Warmth(folder=Path(start))
-            done[stage] = run.folder
             told = run.summary()
             if told.get("status") == "done" and stage != list(experiment.stages)[-1]:
                 summary["stages"][stage] = {k: told[k] for k in ("steps", "metrics")}
-                continue
-            if progress:
-                print(f"stage {stage} ({len(done)} of {len(experiment.stages)})", file=sys.stderr)
-            went_on = bool(run.checkpoints.steps())
-            result = _one(one, run, count, went_on, warmth, progress, pictures)
-            summary["stages"][stage] = {"steps": result.steps, "metrics": result.metrics}
-            summary |= {"steps": result.steps, "metrics": result.metrics}
-            if result.stopped is not None:
-                break
+            else:
+                if progress:
+                    number = list(experiment.stages).index(stage) + 1
+                    print(f"stage {stage} ({number} of {len(experiment.stages)})", file=sys.stderr)
+                went_on = bool(run.checkpoints.steps())
+                result = _one(one, run, count, went_on, warmth, progress, pictures)
+                summary["stages"][stage] = {"steps": result.steps, "metrics": result.metrics}
+                summary |= {"steps": result.steps, "metrics": result.metrics}
+                if result.stopped is not None:
+                    break
+            if one.train.write:
+                files = joined(files, stored(run.folder, one))
+            else:
+                done[stage] = run.folder
         assert result is not None
         summary["status"] = f"stopped ({result.stopped})" if result.stopped else "done"
         return replace(result, folder=root.folder)
@@ -161,6 +169,8 @@ def _one(
     pictures: Sequence[tuple[str, str]],
 ) -> Result:
     """One stage, in the folder of its run."""
+    if experiment.train.write:
+        return _annotated(experiment, run, count, warmth, progress, pictures)
     began = time.monotonic()
     graph = resolve(experiment)
     pipelines = open_splits(experiment)
@@ -181,6 +191,32 @@ def _one(
     finally:
         for pipeline in pipelines.values():
             pipeline.close()
+
+
+def _annotated(
+    experiment: Experiment,
+    run: Run,
+    count: int,
+    warmth: Warmth | None,
+    progress: bool,
+    pictures: Sequence[tuple[str, str]],
+) -> Result:
+    """A stage that stores outputs."""
+    began = time.monotonic()
+    summary: dict[str, Any] = {"name": run.name, "status": "failed", "steps": 0, "metrics": {}}
+    summary["replicas"] = count
+    try:
+        program = Program(resolve(experiment), layout=layout_of(experiment), replicas=count)
+        state = warmed(program, program.init(), warmth, run, progress)
+        files = annotate(program, state, run.folder, progress=progress)
+        summary |= {"status": "done", "annotations": tame(files)}
+        return Result(state, {}, run.folder, 0, None, Fitted(state, 0), program)
+    except BaseException as error:
+        summary |= {"status": f"failed ({type(error).__name__})", "error": str(error)}
+        raise
+    finally:
+        summary["seconds"] = time.monotonic() - began
+        run.finish(summary, pictures=pictures)
 
 
 def _train(
@@ -275,7 +311,7 @@ def layout_of(experiment: Experiment) -> Layout:
     """The layout that the experiment's `mesh` declares. Raises `LayoutError`."""
     mesh = experiment.mesh
     sizes = {axis: getattr(mesh, axis) for axis in AXES}
-    return Layout.of(sizes, params=mesh.params, activations=mesh.activations)
+    return Layout.of(sizes, slices=mesh.slices, params=mesh.params, activations=mesh.activations)
 
 
 def parameters_by_node(program: Program) -> dict[str, int]:

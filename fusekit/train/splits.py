@@ -20,12 +20,12 @@ def open_splits(experiment: Experiment) -> dict[str, Any]:
         sources |= _mixed(experiment, task.data)
     there = {"train"}
     for source in sources.values():
-        there.update(source.splits(experiment.modalities))
+        there.update(source.splits(experiment.readable))
 
     def pipeline(sources: Mapping[str, SourceSpec], split: str) -> Pipeline:
         return Pipeline(
             sources,
-            experiment.modalities,
+            experiment.readable,
             batch=train.batch,
             seed=train.seed,
             split=split,

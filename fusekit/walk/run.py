@@ -13,6 +13,7 @@ from fusekit.graph.schedule import Item, Scan
 from fusekit.graph.select import select_stream
 from fusekit.graph.units import END, Template, Tree, UnitId, variables_of
 from fusekit.layered import Edits, LayerOutput
+from fusekit.scope import node_scope
 from fusekit.stream import Signature, Stream
 from fusekit.walk.scan import ScanRun
 from fusekit.walk.values import (
@@ -132,7 +133,8 @@ class Run:
     ) -> tuple[Any, ...]:
         """Runs an event on given inputs; `index` may be traced, in a scan."""
         rule = getattr(self, f"_{event.kind}")
-        given = rule(event, index, inputs, state_of, context)
+        with node_scope(event.node):
+            given = rule(event, index, inputs, state_of, context)
         repeat = self.model.graph.nodes[event.node].repeat
         fixed = repeat is not None and repeat.decay is not None and event.kind != "enter"
         return jax.lax.stop_gradient(given) if fixed else given

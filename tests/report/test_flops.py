@@ -10,7 +10,8 @@ from jax import lax
 
 from fusekit.graph import Graph
 from fusekit.model import FusionModel
-from fusekit.report.flops import MARK, count, node_flops
+from fusekit.report.flops import count, node_flops
+from fusekit.scope import node_scope
 
 
 def shape(*sizes: int) -> jax.ShapeDtypeStruct:
@@ -84,11 +85,11 @@ def test_a_custom_derivative_counts_its_primal_once() -> None:
 
 def test_marks_attribute_to_nodes_even_inside_loops() -> None:
     def marked(x: jax.Array, w: jax.Array) -> jax.Array:
-        with jax.named_scope(MARK + "one"):
+        with node_scope("one"):
             x = x @ w
 
         def body(c: jax.Array, _: None) -> tuple[jax.Array, None]:
-            with jax.named_scope(MARK + "two"):
+            with node_scope("two"):
                 return jax.jit(lambda c: c @ w)(c), None
 
         return lax.scan(body, x, None, length=3)[0]

@@ -1,7 +1,7 @@
 """Stacks in lockstep attend together."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
 from pydantic import Field
@@ -28,6 +28,8 @@ class JointAttentionSpec(OperatorSpec):
     uniform = True
     needs = frozenset({"keys_values", "mask"})
     reads_inputs = False
+    rivals: ClassVar[tuple[str, ...]] = ("bottleneck",)
+
     type: Literal["joint_attention"] = "joint_attention"
     attend: Attend | None = Field(None, description="what tokens see of all stacks; default all")
 

@@ -1,7 +1,7 @@
 """Low-rank tensor fusion."""
 
 from math import prod
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
 from flax import nnx
@@ -24,6 +24,8 @@ class LowRankTensorSpec(WidthFusionSpec):
     Saves parameters only while rank * sum(d_k + 1) < prod(d_k + 1): see `break_even`. An absent
     modality counts as [1; 0]: of its factors only the row of the one remains.
     """
+
+    rivals: ClassVar[tuple[str, ...]] = ("tensor",)
 
     type: Literal["low_rank_tensor"] = "low_rank_tensor"
     rank: Count = Field(4, description="how many rank-one terms make up each weight tensor")

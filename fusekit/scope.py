@@ -1,0 +1,13 @@
+"""Names of nodes on what they compute: for costs by node, and for whoever reads a profile."""
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+import jax
+
+MARK = "fusekit-node="
+
+
+def node_scope(node: str) -> AbstractContextManager[Any]:
+    """What is traced within belongs to the node."""
+    return jax.named_scope(MARK + node)

@@ -1,0 +1,58 @@
+"""Costs of long programs from short ones, against those of the whole, by CPU's own compiler."""
+
+import jax
+import pytest
+
+from fusekit.graph import resolve
+from fusekit.layout import Layout
+from fusekit.plan.analytic import analytic, traced_step
+from fusekit.plan.compiled import measure
+from fusekit.plan.fast import extrapolated
+from fusekit_tpu.topology import Topology
+from tests.plan.models import bottleneck, single
+
+TOPOLOGY = Topology.parse("v5e:2x2")
+
+
+def priced(experiment, **sizes):
+    graph = resolve(experiment)
+    layout = Layout.of(sizes, devices=jax.devices()[:4])
+
+    def price(one):
+        return measure(one, layout, TOPOLOGY, batch=experiment.train.batch, layers="unroll")
+
+    return graph, price
+
+
+@pytest.mark.parametrize(
+    ("experiment", "sizes"),
+    [
+        (single(depth=4), {"fsdp": 2, "tensor": 2}),
+        pytest.param(bottleneck(depth=8), {"data": 4}, marks=pytest.mark.slow),
+        pytest.param(bottleneck(depth=6), {"fsdp": 2, "tensor": 2}, marks=pytest.mark.slow),
+    ],
+)
+def test_the_whole_from_short_forms(experiment, sizes):
+    graph, price = priced(experiment, **sizes)
+    short, whole = extrapolated(graph, price), price(graph)
+    assert short is not None
+    assert short.flops == pytest.approx(whole.flops, rel=0.02)
+    assert short.state == pytest.approx(whole.state, rel=1e-6)
+    assert sum(short.ici.values()) == pytest.approx(sum(whole.ici.values()), rel=0.02)
+    for node in experiment.encoders:
+        assert short.flops_of[node] == pytest.approx(whole.flops_of[node], rel=0.02)
+    assert sum(whole.flops_of.values()) == pytest.approx(whole.flops, rel=1e-6)
+
+
+def test_what_does_not_repeat_is_not_cut():
+    graph, price = priced(single(depth=2), data=4)
+    assert extrapolated(graph, price) is None
+
+
+def test_formulas_have_the_state_and_flops_of_the_compiler():
+    experiment = single(depth=2)
+    graph, price = priced(experiment, fsdp=2, tensor=2)
+    found, due = analytic(graph, traced_step(graph, 16), {"fsdp": 2, "tensor": 2}), price(graph)
+    assert found.state == due.state
+    assert found.flops == pytest.approx(due.flops, rel=0.25)
+    assert set(found.ici) == {("fsdp",), ("tensor",)}
