@@ -21,8 +21,8 @@ def write_onnx(function: Function, parameters: dict[str, Any], folder: Path) -> 
     Raises:
       ExportError: jax2onnx is not installed, or knows no way to say what the model does.
     """
-    # it tells of each of its own examples that it cannot import
-    logging.getLogger("jax2onnx").setLevel(logging.ERROR)
+    for name in ("jax2onnx", "onnx_ir"):  # they warn of what is no fault
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         import jax2onnx  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
