@@ -108,6 +108,10 @@ class CheckpointError(FusekitError):
     """A checkpoint cannot be written, read or trusted."""
 
 
+class ExportError(FusekitError):
+    """A model cannot be exported, or an export cannot be read or trusted."""
+
+
 class WiringError(FusekitError):
     """Raised by a component's `infer` when its inputs do not fit.
 

@@ -31,10 +31,10 @@ def command() -> None:
 
 
 def _requirements() -> list[tuple[str, str]]:
-    """(package, extra) that this distribution names; no extra where it is required."""
+    """(package, extras) that this distribution names; no extra where it is required."""
     import re
 
-    found: list[tuple[str, str]] = [("fusekit", "")]
+    found: dict[str, list[str]] = {"fusekit": [""]}
     try:
         lines = requires("fusekit") or []
     except PackageNotFoundError:
@@ -43,8 +43,8 @@ def _requirements() -> list[tuple[str, str]]:
         name = re.match(r"[A-Za-z0-9._-]+", line)
         extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)", line)
         if name:
-            found.append((name.group(), extra.group(1) if extra else ""))
-    return found
+            found.setdefault(name.group(), []).append(extra.group(1) if extra else "")
+    return [(name, ", ".join(extras) if all(extras) else "") for name, extras in found.items()]
 
 
 def _plugin(point: object) -> tuple[str, bool]:

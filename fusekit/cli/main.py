@@ -16,6 +16,8 @@ COMMANDS = (
     "compare",
     "evaluate",
     "predict",
+    "export",
+    "serve",
     "plan",
     "launch",
     "list",

@@ -76,4 +76,4 @@ def apportioned(
 
 def marked(order: Int[Array, "b t"], marks: Bool[Array, "b t"]) -> Bool[Array, "b t"]:
     """Marks in the order given, each put to where it belongs."""
-    return jnp.zeros_like(marks).at[jnp.arange(len(marks))[:, None], order].set(marks)
+    return jnp.zeros_like(marks).at[jnp.arange(marks.shape[0])[:, None], order].set(marks)

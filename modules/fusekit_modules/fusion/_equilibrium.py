@@ -39,7 +39,7 @@ class Update(nnx.Module):
     ) -> Float[Array, "b n"]:
         """Of a modality, norm(relu(norm(B relu(norm(A z_k)) + x_k) + z_k)); of the fused state,
         norm(relu(W sum_k (G (z_k + z)) * z + sum_k x_k)) with the new z_k of the present ones."""
-        states = z.reshape(len(z), -1, injected.shape[-1])
+        states = z.reshape(z.shape[0], -1, injected.shape[-1])
         each, fused = states[:, :-1], states[:, -1]
         kernels, biases = self.kernels[...].astype(z.dtype), self.biases[...].astype(z.dtype)
         inner = jnp.einsum("bmd,mde->bme", each, kernels[0]) + biases[0]

@@ -56,7 +56,7 @@ class Bilinear(nnx.Module):
             product *= choose(present[:, index], factor, 1.0)
         if self.out is not None:
             return emit(self.out(product), streams.values())
-        pooled = product.reshape(len(product), -1, self.rank).sum(axis=2)
+        pooled = product.reshape(product.shape[0], -1, self.rank).sum(axis=2)
         root = pooled * rsqrt(jnp.abs(pooled) + EPSILON)
         norm = rsqrt(jnp.sum(root**2, axis=1, keepdims=True) + EPSILON)
         return emit(root * norm, streams.values())

@@ -59,10 +59,10 @@ class BlockBilinear(nnx.Module):
     def __call__(self, streams: dict[str, Stream], *, context: Context) -> Stream:
         values, present = read(streams)
         each = [project(x) for project, x in zip(self.project, values, strict=True)]
-        chunks = jnp.stack(each, axis=1).reshape(len(present), len(each), *self.chunks)
+        chunks = jnp.stack(each, axis=1).reshape(present.shape[0], len(each), *self.chunks)
         maps, biases = (p[...].astype(chunks.dtype) for p in (self.maps, self.biases))
         factors = jnp.einsum("bmcs,mcsr->bmcr", chunks, maps) + biases
         product = jnp.prod(jnp.where(present[:, :, None, None], factors, 1.0), axis=1)
         pooled = jnp.sum(product.reshape(*product.shape[:2], -1, self.chunks[1]), axis=2)
         pooled = signed_root(pooled) if self.normalise else pooled
-        return emit(self.out(pooled.reshape(len(pooled), -1)), streams.values())
+        return emit(self.out(pooled.reshape(pooled.shape[0], -1)), streams.values())

@@ -79,7 +79,7 @@ class Equilibrium(nnx.Module):
         graph, state = nnx.split(self.update)
         theta = nnx.to_pure_dict(state), injected, present.astype(injected.dtype)
         f = partial(_update, graph)
-        start = jnp.zeros((len(present), (len(values) + 1) * self.width), injected.dtype)
+        start = jnp.zeros((present.shape[0], (len(values) + 1) * self.width), injected.dtype)
         found: Any = fixed_point(f, self.solver, theta, start)
         z, residual = found
         fused = z[:, -self.width :].astype(values[0].dtype)

@@ -114,6 +114,6 @@ class Multiplicative(nnx.Module):
             out += jnp.einsum("bm,bmo->bo", third, matrix)
         if self.tokens is None:
             return emit(out, streams.values())
-        out = emit(out.reshape(len(out), self.tokens, -1), streams.values())
+        out = emit(out.reshape(out.shape[0], self.tokens, -1), streams.values())
         signature = sequence(self.tokens, out.width, label="fused")
         return out.with_(spans=signature.spans)

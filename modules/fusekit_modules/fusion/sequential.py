@@ -91,7 +91,7 @@ class Sequential(nnx.Module):
         values, present = read(streams)
         given, dtype = streams.values(), values[0].dtype
         start = self.start[...].astype(dtype)
-        states = [jnp.broadcast_to(start[None], (len(present), start.size))]
+        states = [jnp.broadcast_to(start[None], (present.shape[0], start.size))]
         for index, (update, value) in enumerate(zip(self.updates, values, strict=True)):
             states.append(choose(present[:, index], update(states[-1], value), states[-1]))
         stacked = jnp.stack(states, axis=1)

@@ -47,7 +47,7 @@ class Tensor(nnx.Module):
         out = jnp.ones_like(values[0][:, :1])
         for value in values:
             with_one = jnp.concatenate([jnp.ones_like(value[:, :1]), value], axis=1)
-            out = outer(out, with_one).reshape(len(out), -1)
+            out = outer(out, with_one).reshape(out.shape[0], -1)
         return emit(out, streams.values())
 
 

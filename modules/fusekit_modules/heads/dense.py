@@ -112,7 +112,7 @@ class Dense(Readout):
         flat = given.values.ndim == 3
         values, mask = given.values, given.mask
         if flat:
-            values = values.reshape(len(values), *self.counts, -1)
+            values = values.reshape(values.shape[0], *self.counts, -1)
             mask = None if mask is None else _first(mask, self.counts)
         if self.size is not None:
             sizes = (*values.shape[:-3], *self.size, values.shape[-1])
@@ -123,7 +123,7 @@ class Dense(Readout):
 
 def _first(mask: Bool[Array, "b t"], counts: tuple[int, ...]) -> Bool[Array, "b n"]:
     """Of tokens, which positions of the grid's first axis have any that is valid."""
-    return jnp.any(mask.reshape(len(mask), counts[0], -1), axis=2)
+    return jnp.any(mask.reshape(mask.shape[0], counts[0], -1), axis=2)
 
 
 def resized(values: Float[Array, "b *n c"], shape: tuple[int, ...]) -> Float[Array, "b *m c"]:

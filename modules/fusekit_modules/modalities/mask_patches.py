@@ -109,10 +109,10 @@ class MaskPatches(nnx.Module):
 def cut(values: Float[Array, "b *sizes c"], patch: tuple[int, ...]) -> Float[Array, "b n p"]:
     """Patches in row-major order, each flattened with its channels last."""
     pairs = [(size // p, p) for size, p in zip(values.shape[1:-1], patch, strict=True)]
-    apart = values.reshape(len(values), *np.ravel(pairs).tolist(), values.shape[-1])
+    apart = values.reshape(values.shape[0], *np.ravel(pairs).tolist(), values.shape[-1])
     order = (0, *range(1, apart.ndim - 1, 2), *range(2, apart.ndim - 1, 2), apart.ndim - 1)
     count = math.prod(n for n, _ in pairs)
-    return apart.transpose(order).reshape(len(values), count, -1)
+    return apart.transpose(order).reshape(values.shape[0], count, -1)
 
 
 def joined(
@@ -120,7 +120,7 @@ def joined(
 ) -> Float[Array, "b *sizes c"]:
     """The values that `cut` gives these patches of."""
     axes = len(patch)
-    apart = patches.reshape(len(patches), *counts, *patch, -1)
+    apart = patches.reshape(patches.shape[0], *counts, *patch, -1)
     order = (0, *[1 + k // 2 + axes * (k % 2) for k in range(2 * axes)], 2 * axes + 1)
     sizes = [n * p for n, p in zip(counts, patch, strict=True)]
-    return apart.transpose(order).reshape(len(patches), *sizes, -1)
+    return apart.transpose(order).reshape(patches.shape[0], *sizes, -1)
