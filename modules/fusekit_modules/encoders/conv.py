@@ -1,6 +1,7 @@
 """Plain convolutional networks."""
 
 from collections.abc import Mapping
+from functools import reduce
 from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
@@ -152,5 +153,5 @@ def greatest(
     rest = [(0, 0), (0, -height % size), (0, -width % size), (0, 0)]
     x = jnp.pad(x, rest, constant_values=lowest)
     y = x.reshape(batch, x.shape[1] // size, size, x.shape[2] // size, size, channels)
-    y = jnp.max(y, axis=(2, 4))
+    y = reduce(jnp.maximum, (y[:, :, i, :, j] for i in range(size) for j in range(size)))
     return y if mask is None else jnp.where(mask[:, :, None, None], y, 0), mask

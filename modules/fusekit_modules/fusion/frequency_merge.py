@@ -18,6 +18,9 @@ from fusekit_modules.layers.expect import expect_count, expect_same, expect_sequ
 from fusekit_modules.layers.norm import wide
 
 EPSILON = 1e-12
+OPPOSED = 1e-6
+"""Squared length of a mean of phases below which it counts as none. Of two equal and opposite
+phases the mean is what rounding left, and its direction says nothing."""
 
 
 @register
@@ -28,7 +31,8 @@ class FrequencyMergeSpec(FusionSpec):
     Of latents `[b, n, d]` the transform is along n, of vectors along their features. The magnitude
     is 1 / sum_k (w_k / |F_k|) for shares w that add up to one over the present inputs, so that one
     input alone comes back as it is. The phase is the direction of sum_k w_k F_k / |F_k|: the mean
-    of angles, which is published, jumps where an angle passes from pi to -pi.
+    of angles, which is published, jumps where an angle passes from pi to -pi. Where phases cancel
+    (a mean shorter than about 0.001) the merge goes to zero.
     """
 
     type: Literal["frequency_merge"] = "frequency_merge"
@@ -91,6 +95,7 @@ def merge(x: Float[Array, "b m n *d"], shares: Float[Array, "b m"]) -> Float[Arr
     length = 1 / jnp.maximum(jnp.sum(shares / magnitude, axis=1), EPSILON)
     mean_real = jnp.sum(shares * real / magnitude, axis=1)
     mean_imaginary = jnp.sum(shares * imaginary / magnitude, axis=1)
-    scale = length / jnp.sqrt(jnp.square(mean_real) + jnp.square(mean_imaginary) + EPSILON)
+    square = jnp.square(mean_real) + jnp.square(mean_imaginary)
+    scale = length * jnp.sqrt((1 + OPPOSED) / (square + OPPOSED))
     merged = jax.lax.complex(mean_real * scale, mean_imaginary * scale)
     return jnp.fft.irfft(merged, n=x.shape[2], axis=1)

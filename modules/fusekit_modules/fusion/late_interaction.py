@@ -12,6 +12,7 @@ from fusekit.context import Context
 from fusekit.stream import Stream, all_present, vector
 from fusekit_modules.heads._readout import unit
 from fusekit_modules.layers.expect import expect_count, expect_same, expect_sequence
+from fusekit_modules.layers.largest import largest
 from fusekit_modules.layers.linear import Linear
 from fusekit_modules.layers.norm import wide
 
@@ -85,7 +86,7 @@ class LateInteraction(nnx.Module):
     def score(
         self, similar: Float[Array, "b q t"], asked: Bool[Array, "b q"], there: Bool[Array, "b t"]
     ) -> Float[Array, "b"]:
-        nearest = jnp.max(jnp.where(there[:, None], similar, -1.0), axis=2)
+        nearest = largest(jnp.where(there[:, None], similar, -1.0), axis=2)
         total = jnp.sum(jnp.where(asked, nearest, 0.0), axis=1)
         return total / jnp.maximum(jnp.sum(asked, axis=1), 1) if self.reduce == "mean" else total
 

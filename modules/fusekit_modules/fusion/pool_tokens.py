@@ -28,6 +28,7 @@ from fusekit_modules.fusion._compress import (
 )
 from fusekit_modules.fusion._insert import Inserting
 from fusekit_modules.fusion._latents import embed_grid
+from fusekit_modules.layers.largest import largest as first_largest
 from fusekit_modules.layers.norm import wide
 
 
@@ -144,5 +145,5 @@ def largest(values: Array, axis: int, chosen: Array, *, low: Any) -> Array:
     """Maxima over what is chosen along an axis; `low` where nothing is."""
     moved = jnp.moveaxis(values, axis, 1)
     where = chosen.reshape(*chosen.shape, *(1,) * (moved.ndim - 2))
-    out = jnp.max(jnp.where(where, moved[:, None], low), axis=2)
+    out = first_largest(jnp.where(where, moved[:, None], low), axis=2)
     return jnp.moveaxis(out, 1, axis)

@@ -13,6 +13,7 @@ from fusekit.context import Context
 from fusekit.stream import Stream
 from fusekit_modules.heads._readout import unit
 from fusekit_modules.layers.expect import expect_count, expect_same, expect_sequence
+from fusekit_modules.layers.largest import largest
 from fusekit_modules.losses._contrast import Contrast, ContrastSpec, contrast
 from fusekit_modules.losses._count import check_where, counted, keep, summed, wide
 from fusekit_modules.losses._positives import check_positives, same_key
@@ -103,7 +104,7 @@ def maxsim(
     """Of tokens of length one, each query with each item; tokens that are not marked have no part.
     An item without tokens is as unlike as can be."""
     similar = jnp.einsum("bqd,ctd->bcqt", query, item, precision="highest")
-    nearest = jnp.max(jnp.where(there[None, :, None], similar, -1.0), axis=3)
+    nearest = largest(jnp.where(there[None, :, None], similar, -1.0), axis=3)
     total = jnp.sum(jnp.where(asked[:, None], nearest, 0.0), axis=2)
     return total / jnp.maximum(jnp.sum(asked, axis=1), 1)[:, None] if mean else total
 

@@ -14,6 +14,7 @@ from fusekit.context import Context
 from fusekit.stream import Stream
 from fusekit_modules.heads._readout import unit
 from fusekit_modules.layers.expect import expect_count, expect_same, expect_vector
+from fusekit_modules.layers.largest import largest
 from fusekit_modules.losses._count import check_where, counted, keep, summed, wide
 from fusekit_modules.losses._distance import squared_distances
 from fusekit_modules.losses._positives import check_positives, same_key
@@ -126,5 +127,5 @@ class Triplet(nnx.Module):
     @staticmethod
     def _nearest(distances: Float[Array, "b b"], among: Bool[Array, "b b"]) -> Float[Array, "b"]:
         """The least distance by row; zero where there is none."""
-        least = jnp.min(jnp.where(among, distances, jnp.inf), axis=1)
+        least = -largest(jnp.where(among, -distances, -jnp.inf), axis=1)
         return keep(least, jnp.any(among, axis=1))

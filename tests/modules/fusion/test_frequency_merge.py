@@ -18,7 +18,7 @@ def merged(xs, weights):
     sizes = {k: np.sqrt(np.abs(f) ** 2 + 1e-12) for k, f in spectra.items()}
     length = 1 / sum(shares[k] / sizes[k] for k in xs)
     mean = sum(shares[k] * spectra[k] / sizes[k] for k in xs)
-    out = np.fft.ifft(length * mean / np.sqrt(np.abs(mean) ** 2 + 1e-12), axis=0)
+    out = np.fft.ifft(length * mean / np.sqrt((np.abs(mean) ** 2 + 1e-6) / (1 + 1e-6)), axis=0)
     assert np.abs(out.imag).max() < 1e-9
     return out.real
 
