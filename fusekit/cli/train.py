@@ -60,11 +60,12 @@ def command(
         config = str(resume / "config.yaml")
     from fusekit.hosts.join import joined
 
-    with joined(coordinator, processes, process) as place:
+    with joined(coordinator, processes, process):
         loaded, graph = resolved(config, sets)
         from fusekit.report import svg
         from fusekit.report.summary import summarise
         from fusekit.train.experiment import train
+        from fusekit.train.run import first_host
 
         called = name or title(loaded, config)
         picture = svg.render(summarise(graph, flops=True, title=called))
@@ -78,7 +79,8 @@ def command(
             progress=not quiet,
             pictures=[("What was trained", picture)],
         )
-    if place is not None and place.process > 0:
+        first = first_host()
+    if not first:
         raise typer.Exit(0 if result.stopped is None else _status(result.stopped))
     if result.stopped is not None:
         typer.echo(f"{result.stopped} after step {result.steps}; to go on:", err=True)

@@ -25,8 +25,10 @@ def joined(
     """Joins the other hosts, if there are any, for as long as it is entered.
 
     What is not given is found; see `fusekit.hosts.place.find`. Nothing may have used a device
-    before. An error that leaves the block ends the other hosts too, and a host that is lost ends
-    this one, at once, with status 75 and with a message that names it.
+    before. An error that leaves the block ends the other hosts too. A host that is lost ends this
+    one, at once, with a message that names it, and with status 75: to be tried again.
+
+    Where `jax.distributed` runs already nothing is done, and nobody watches but JAX.
 
     Raises:
       HostsError: the hosts cannot find each other.
@@ -47,7 +49,7 @@ def joined(
         yield place
     except BaseException as error:
         time.sleep(LONG if _distant(error) else SHORT)
-        watch.failed(_line(error))
+        watch.failed(_line(error), _status(error))
         # others cannot come to JAX's own farewell, which would wait for them
         atexit.register(_leave, _status(error))
         raise

@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 
 from fusekit.errors import FusekitError
 
-COORDINATOR, PROCESSES, PROCESS = "FUSEKIT_COORDINATOR", "FUSEKIT_PROCESSES", "FUSEKIT_PROCESS"
+COORDINATOR = ("FUSEKIT_COORDINATOR", "JAX_COORDINATOR_ADDRESS")
+PROCESSES = ("FUSEKIT_PROCESSES", "JAX_NUM_PROCESSES")
+PROCESS = ("FUSEKIT_PROCESS", "JAX_PROCESS_ID")
 WAIT, SILENCE = "FUSEKIT_HOSTS_WAIT", "FUSEKIT_HOSTS_SILENCE"
 
 
@@ -59,12 +61,13 @@ def find(
     """The place of this process; None where it is the only one.
 
     What is given goes first, then `FUSEKIT_COORDINATOR`, `FUSEKIT_PROCESSES` and
-    `FUSEKIT_PROCESS`, then what SLURM, Open MPI, Kubernetes or a TPU pod says.
+    `FUSEKIT_PROCESS`, then `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID`,
+    then what SLURM, Open MPI, Kubernetes or a TPU pod says.
 
     Raises:
       HostsError: more than one process is meant, and something is lacking or impossible.
     """
-    coordinator = coordinator or environ.get(COORDINATOR) or None
+    coordinator = coordinator or _said(environ, COORDINATOR)[1]
     processes = _number(environ, PROCESSES) if processes is None else processes
     process = _number(environ, PROCESS) if process is None else process
     if processes == 1 and not process:
@@ -124,9 +127,17 @@ def _checked(known: Found) -> Place:
     return Place((host.strip("[]"), int(port)), known.processes, known.process, known.device)
 
 
-def _number(environ: Mapping[str, str], name: str) -> int | None:
-    text = environ.get(name)
-    if not text:
+def _said(environ: Mapping[str, str], names: tuple[str, ...]) -> tuple[str, str | None]:
+    """The first of some variables that is set, and its text."""
+    for name in names:
+        if text := environ.get(name):
+            return name, text
+    return names[0], None
+
+
+def _number(environ: Mapping[str, str], names: tuple[str, ...]) -> int | None:
+    name, text = _said(environ, names)
+    if text is None:
         return None
     if not text.isdigit():
         raise HostsError(f"{name}={text} is no whole number")

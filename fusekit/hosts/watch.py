@@ -21,10 +21,14 @@ LOST = 75
 """Exit status of a host that ended because of another: EX_TEMPFAIL, to be tried again."""
 
 
-def end(text: str) -> None:
+MEND = 2
+"""Exit status of hosts that ended because of what the user can mend: to try again is no use."""
+
+
+def end(text: str, status: int) -> None:
     """Says why and ends the process, whatever its other threads wait for."""
     os.write(2, f"\n{text}\n".encode())
-    os._exit(LOST)
+    os._exit(status)
 
 
 class Watch:
@@ -34,7 +38,7 @@ class Watch:
       place: of this process.
       lines: by process.
       names: of machines, by process.
-      ended: what is done once a host is lost.
+      ended: what is done once a host is lost, with a text and an exit status.
     """
 
     def __init__(
@@ -42,7 +46,7 @@ class Watch:
         place: Place,
         lines: dict[int, Line],
         names: dict[int, str],
-        ended: Callable[[str], None] = end,
+        ended: Callable[[str, int], None] = end,
     ):
         self.place, self.names, self._ended = place, names, ended
         self._lines = dict(lines)
@@ -61,14 +65,14 @@ class Watch:
         self._leaving = True
         self._tell(done=True)
 
-    def failed(self, why: str) -> None:
-        """Says that this host has failed; returns when the others know."""
+    def failed(self, why: str, status: int) -> None:
+        """Says that this host has failed, and its exit status; returns when the others know."""
         self._leaving = True
         if self.place.process == 0:
-            self._tell(lost=f"{self.named(0)} failed: {why}")
+            self._tell(lost=f"{self.named(0)} failed: {why}", status=status)
             self._thread.join(timeout=5.0)
         else:
-            self._tell(failed=why)
+            self._tell(failed=why, status=status)
 
     def _tell(self, **message: Any) -> None:
         with self._lock:
@@ -107,17 +111,21 @@ class Watch:
                 self._done.add(process)
             if "failed" in message:
                 self._done.add(process)
-                self._lost(f"{self.named(process)} failed: {message['failed']}")
+                told = f"{self.named(process)} failed: {message['failed']}"
+                self._lost(told, message.get("status"))
             if "lost" in message:
-                self._lost(str(message["lost"]))
+                self._lost(str(message["lost"]), message.get("status"))
         return True
 
-    def _lost(self, text: str) -> None:
+    def _lost(self, text: str, status: object = LOST) -> None:
         """Passes it on and ends this host, unless it is leaving by itself."""
         if self.place.process == 0:
-            self._tell(lost=text)
-        if not self._leaving:
-            self._ended(
-                f"{text}\n    this host, {self.place.process}, stops as well; --resume goes on from"
-                " the run's last checkpoint, with as many hosts as there are"
-            )
+            self._tell(lost=text, status=status)
+        if self._leaving:
+            return
+        text += f"\n    this host, {self.place.process}, stops as well"
+        if status == MEND:
+            self._ended(text, MEND)
+        else:
+            more = "--resume goes on from the run's last checkpoint, with any number of hosts"
+            self._ended(f"{text}; {more}", LOST)

@@ -168,7 +168,8 @@ class Checkpoints:
             create=True,
             save_root_metadata=False,
             enable_async_checkpointing=False,
-            lightweight_initialize=True,
+            # over several hosts Orbax subtracts, after a SIGTERM, times that are not read then
+            lightweight_initialize=not self._several,
         )
         return ocp.CheckpointManager(self.folder, options=options)
 

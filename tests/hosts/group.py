@@ -24,18 +24,21 @@ class Ended(NamedTuple):
 
 
 class Group:
-    """Processes with one device each; killed on leaving, whatever they do.
+    """Processes on CPU devices; killed on leaving, whatever they do.
 
     Args:
       folder: where they run, and what they say goes.
       arguments: of Python, the same for every host.
       hosts: how many.
+      devices: of each.
     """
 
-    def __init__(self, folder: Path, *arguments: object, hosts: int, **environ: str):
+    def __init__(
+        self, folder: Path, *arguments: object, hosts: int, devices: int = 1, **environ: str
+    ):
         self.folder, self.began = folder, time.monotonic()
         folder.mkdir(parents=True, exist_ok=True)
-        flags = re.sub(rf"{DEVICES}=\d+", f"{DEVICES}=1", os.environ.get("XLA_FLAGS", ""))
+        flags = re.sub(rf"{DEVICES}=\d+", f"{DEVICES}={devices}", os.environ.get("XLA_FLAGS", ""))
         self.environ = {
             **os.environ,
             "XLA_FLAGS": flags,

@@ -15,12 +15,13 @@ from tests.hosts.measure import CONFIG
 pytestmark = pytest.mark.slow
 
 BOUND = 60
-LONG = ("mesh.data=-1", "train.steps=100000", "train.checkpoint_every=10")
+LONG = ("mesh.data=-1", "train.batch=6", "train.steps=100000", "train.checkpoint_every=10")
 
 
-def training(tmp_path, hosts):
+def training(tmp_path, hosts, more=(), **options):
     sets = [word for each in LONG for word in ("--set", each)]
-    return Group(tmp_path, "-m", "fusekit", "train", CONFIG, "--name", "run", *sets, hosts=hosts)
+    command = ("-m", "fusekit", "train", CONFIG, "--name", "run", *sets, *more)
+    return Group(tmp_path, *command, hosts=hosts, **options)
 
 
 def trained_to(group, step):
@@ -51,8 +52,7 @@ def test_a_killed_host_ends_the_others(tmp_path, victim):
 
 
 def test_a_host_that_hangs_ends_the_others(tmp_path):
-    with training(tmp_path, 2) as group:
-        group.environ["FUSEKIT_HOSTS_SILENCE"] = "8"
+    with training(tmp_path, 2, FUSEKIT_HOSTS_SILENCE="8") as group:
         trained_to(group, 10)
         group.processes[1].send_signal(signal.SIGSTOP)
         began = time.monotonic()
@@ -77,6 +77,12 @@ def test_a_signal_to_one_host_stops_all_after_a_checkpoint(tmp_path, first):
     assert Checkpoints(folder / "checkpoints").newest() == summary["steps"]
     assert "fusekit train --resume" in ended[0].err
     assert "--resume" not in ended[1].err
+
+
+def test_steps_in_flight_do_not_hang_with_several_devices_a_host(tmp_path):
+    steps = ("--set", "train.steps=300", "--set", "train.batch=8")
+    with training(tmp_path, 2, devices=2, more=steps) as group:
+        succeeded(group.wait(300))
 
 
 def rows(folder, hosts):

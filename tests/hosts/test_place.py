@@ -51,6 +51,14 @@ def test_what_is_given_goes_before_the_environment():
     assert find(process=0, environ=ALL) == Place(("a", 90), 3, 0)
 
 
+def test_the_variables_of_jax_go_after_our_own():
+    own = {"JAX_COORDINATOR_ADDRESS": "c:92", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1"}
+    assert find(environ=own) == Place(("c", 92), 2, 1)
+    assert find(environ=own | ALL) == Place(("a", 90), 3, 2)
+    with pytest.raises(HostsError, match="JAX_PROCESS_ID=x is no whole number"):
+        find(environ=own | {"JAX_PROCESS_ID": "x"})
+
+
 def test_addresses_of_the_sixth_version():
     assert find("[::1]:90", 2, 0, environ={}) == Place(("::1", 90), 2, 0)
 

@@ -4,6 +4,7 @@ import contextlib
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 
@@ -26,7 +27,7 @@ def three():
         lines = [{1: pairs[0][0], 2: pairs[1][0]}, {0: pairs[0][1]}, {0: pairs[1][1]}]
         for k in hosts:
             place = Place(("a", 1), 3, k, silence=silence)
-            watches.append(Watch(place, lines[k], NAMES, ended[k].append))
+            watches.append(Watch(place, lines[k], NAMES, partial(noted, ended[k])))
         return watches, ended, [pair[1] for pair in pairs]
 
     yield make
@@ -36,6 +37,10 @@ def three():
         watch._thread.join(5)
     for line in sockets:
         line.close()
+
+
+def noted(ended, text, status):
+    ended.append(f"{text} [{status}]")
 
 
 def gone(line):
@@ -56,7 +61,8 @@ def test_a_lost_host_ends_all_others(three):
     gone(lines[0])
     for k in (0, 2):
         assert soon(ended[k]).startswith("host 1 of 3 (b) was lost: its process ended")
-    assert f"this host, {2}, stops as well; --resume goes on" in ended[2][0]
+    assert "this host, 2, stops as well; --resume goes on" in ended[2][0]
+    assert ended[2][0].endswith("[75]")
 
 
 def test_a_lost_first_host_ends_all_others(three):
@@ -69,20 +75,22 @@ def test_a_lost_first_host_ends_all_others(three):
 
 def test_a_host_that_fails_says_why(three):
     watches, ended, _ = three()
-    watches[2].failed("row 3 has no label")
+    watches[2].failed("row 3 has no label", 2)
     for k in (0, 1):
-        assert soon(ended[k]).startswith("host 2 of 3 (c) failed: row 3 has no label")
+        due = "host 2 of 3 (c) failed: row 3 has no label\n    this host, {}, stops as well [2]"
+        assert soon(ended[k]) == due.format(k)
     assert not ended[2]
 
 
 def test_a_first_host_that_fails_says_why(three):
     watches, ended, lines = three()
     with ThreadPoolExecutor(1) as pool:
-        pool.submit(watches[0].failed, "the disk is full")
+        pool.submit(watches[0].failed, "the disk is full", 1)
         told = [soon(ended[k]) for k in (1, 2)]
         for line in lines:
             gone(line)
     assert all(text.startswith("host 0 of 3 (a) failed: the disk is full") for text in told)
+    assert all(text.endswith("[75]") for text in told)
     assert not ended[0]
 
 
@@ -101,7 +109,7 @@ def test_silence_counts_as_loss():
     mute, other = socket.socketpair()
     ended = []
     began = time.monotonic()
-    Watch(Place(("a", 1), 2, 1, silence=1.0), {0: Line(other)}, NAMES, ended.append)
+    Watch(Place(("a", 1), 2, 1, silence=1.0), {0: Line(other)}, NAMES, partial(noted, ended))
     assert soon(ended).startswith("host 0 of 2 (a) was lost: no sign of life for 1 s")
     assert 1.0 < time.monotonic() - began < 5.0
     mute.close()
