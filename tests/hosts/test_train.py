@@ -84,3 +84,41 @@ def test_the_coordinator_must_be_there(tmp_path, capfd):
     told = capfd.readouterr().err
     assert re.match(r"the coordinator 127\.0\.0\.1:1 cannot be reached: 1 s, ", told)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_hosts_evaluate_as_one(tmp_path):
+    with Group(tmp_path, *arguments("runs", "--set", "mesh.data=-1"), hosts=2) as group:
+        succeeded(group.wait())
+    (folder,) = (tmp_path / "runs" / "run").iterdir()
+    command = ("-m", "fusekit", "evaluate", folder, "--split", "validation", "--output")
+    with Group(tmp_path / "two", *command, "two.json", hosts=2) as group:
+        two = group.wait()
+    succeeded(two)
+    with Group(tmp_path / "one", *command, "one.json", "--set", "mesh.data=1", hosts=1) as group:
+        succeeded(group.wait())
+    assert "validation, step 3" in two[0].out
+    assert said(two[1].out + two[1].err) == []
+    found, due = (json.loads((tmp_path / n / f"{n}.json").read_text()) for n in ("two", "one"))
+    assert found["values"] == pytest.approx(due["values"], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_stages_and_replicas_follow_one_another_over_hosts(tmp_path):
+    config = tmp_path / "staged.yaml"
+    stages = "stages:\n  apart: {trainable: [sound]}\n  together: {select: gap}\n"
+    config.write_text(f"{CONFIG.read_text()}mesh: {{data: -1}}\n{stages}")
+    command = ("-m", "fusekit", "train", config, "--name", "run", "--replicas", 2)
+    command += ("--set", "train.steps=2")
+    with Group(tmp_path, *command, hosts=2) as group:
+        succeeded(group.wait())
+    with Group(tmp_path / "one", *command, "--set", "mesh.data=1", hosts=1) as group:
+        succeeded(group.wait())
+    (two,), (one,) = (tuple((tmp_path / n / "runs" / "run").iterdir()) for n in (".", "one"))
+    for stage in ("apart", "together"):
+        lines = [read_metrics(folder / "stages" / stage) for folder in (one, two)]
+        for alone, together in zip(*lines, strict=True):
+            assert (alone["step"], alone["split"]) == (together["step"], together["split"])
+            for name, values in alone["values"].items():
+                assert together["values"][name] == pytest.approx(values, rel=1e-4), name
+    assert json.loads((two / "summary.json").read_text())["status"] == "done"
