@@ -6,7 +6,7 @@ import socket
 import zlib
 from collections.abc import Mapping
 
-from fusekit.hosts.place import Found
+from fusekit.hosts.place import Found, HostsError
 
 Environ = Mapping[str, str]
 PORT = 8476
@@ -74,7 +74,10 @@ def kubernetes(environ: Environ, processes: int | None) -> Found | None:
 
 
 def _tpu(environ: Environ) -> Found | None:
-    """The workers of TPU slices, as JAX finds them from the environment or from metadata."""
+    """The workers of TPU slices, as JAX finds them from the environment or from metadata.
+
+    Raises `HostsError` if JAX cannot find out.
+    """
     platforms = environ.get("JAX_PLATFORMS", "")
     if environ is not os.environ or (platforms and "tpu" not in platforms):
         return None
@@ -82,13 +85,20 @@ def _tpu(environ: Environ) -> Found | None:
         from jax._src.clusters.cloud_tpu_cluster import GceTpuCluster, GkeTpuCluster
     except ImportError:
         return None
-    for cluster in (GkeTpuCluster, GceTpuCluster):
-        if cluster.is_env_present():
-            count = cluster.get_process_count()
-            if count < 2:
-                return None
-            coordinator = cluster.get_coordinator_address(METADATA_WAIT, str(PORT))
-            return Found("the TPU pod", coordinator, count, cluster.get_process_id())
+    try:
+        for cluster in (GkeTpuCluster, GceTpuCluster):
+            if cluster.is_env_present():
+                count = cluster.get_process_count()
+                if count < 2:
+                    return None
+                coordinator = cluster.get_coordinator_address(METADATA_WAIT, str(PORT))
+                return Found("the TPU pod", coordinator, count, cluster.get_process_id())
+    except Exception as error:  # of whatever asks the machine's metadata
+        raise HostsError(
+            f"JAX cannot find the hosts of this TPU: {type(error).__name__}: {error}\n"
+            "    expected: its metadata, or --processes, with --coordinator and --process if there"
+            " are several"
+        ) from error
     return None
 
 

@@ -131,6 +131,57 @@ def test_a_pod_without_a_service(monkeypatch):
         find(environ={"JOB_COMPLETION_INDEX": "3", "FUSEKIT_PROCESSES": "4"})
 
 
+class Pod:
+    """As JAX describes one: the second slice of two with two workers each."""
+
+    count = 4
+
+    @staticmethod
+    def is_env_present():
+        return True
+
+    @classmethod
+    def get_process_count(cls):
+        return cls.count
+
+    @staticmethod
+    def get_process_id():
+        return 2
+
+    @staticmethod
+    def get_coordinator_address(timeout, port):
+        return f"slice-0-worker-0:{port}"
+
+
+@pytest.fixture
+def pod(monkeypatch):
+    from jax._src.clusters import cloud_tpu_cluster
+
+    monkeypatch.setattr(cloud_tpu_cluster, "GkeTpuCluster", Pod)
+    monkeypatch.setenv("JAX_PLATFORMS", "tpu,cpu")
+    return monkeypatch
+
+
+def test_a_tpu_pod_as_jax_finds_it(pod):
+    assert find() == Place(("slice-0-worker-0", schedulers.PORT), 4, 2)
+    pod.setenv("JAX_PLATFORMS", "cpu")
+    assert find() is None
+
+
+def test_a_tpu_of_one_machine(pod):
+    pod.setattr(Pod, "count", 1)
+    assert find() is None
+
+
+def test_a_tpu_that_does_not_say(pod):
+    def present():
+        raise ConnectionError("metadata.google.internal does not answer")
+
+    pod.setattr(Pod, "is_env_present", present)
+    with pytest.raises(HostsError, match="JAX cannot find the hosts of this TPU: ConnectionError"):
+        find()
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
