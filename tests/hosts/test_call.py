@@ -8,6 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 import pytest
 
 from fusekit.hosts import call as calling
+from fusekit.hosts import door, hello
 from fusekit.hosts.call import call
 from fusekit.hosts.line import Line
 from fusekit.hosts.place import HostsError, Place
@@ -80,7 +81,7 @@ def test_a_name_that_nobody_has():
 def test_a_port_that_is_taken():
     (place,) = places(0)
     message = r"the coordinator cannot listen on port \d+: Address already in"
-    with calling._listening(place.coordinator[1]), pytest.raises(HostsError, match=message):
+    with door.listening(place.coordinator[1]), pytest.raises(HostsError, match=message):
         call(place)
 
 
@@ -108,10 +109,10 @@ def test_a_number_that_comes_twice_is_refused(start):
 
 def test_whoever_has_other_versions_is_refused(start, monkeypatch):
     first, one = places(0, 1, count=2)
-    own = calling._hello
+    own = hello.hello
     waiting = start(first)
     with monkeypatch.context() as patch:
-        patch.setattr(calling, "_hello", lambda place: own(place) | {"versions": {"jax": "0.1"}})
+        patch.setattr(calling, "hello", lambda place: own(place) | {"versions": {"jax": "0.1"}})
         message = r"refuses: the first host has fusekit \S+, jax \S+.*, this one jax 0\.1"
         with pytest.raises(HostsError, match=message):
             call(one)
@@ -123,7 +124,7 @@ def test_whoever_ends_while_others_are_awaited_may_come_again(start):
     first, one, two = places(0, 1, 2)
     waiting = start(first)
     line = reached(first)
-    line.send(**calling._hello(one))
+    line.send(**hello.hello(one))
     line.close()
     start(one), start(two)
     assert sorted(waiting.result()[0]) == [1, 2]
