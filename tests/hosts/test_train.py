@@ -6,8 +6,10 @@ import re
 import pytest
 
 from fusekit.cli.main import run
+from fusekit.errors import FusekitError
 from fusekit.train.checkpoint import Checkpoints
 from fusekit.train.report import read_metrics
+from fusekit.train.run import Run
 from tests.hosts.group import Group, succeeded
 from tests.hosts.measure import CONFIG, STEPS
 
@@ -84,6 +86,17 @@ def test_the_coordinator_must_be_there(tmp_path, capfd):
     told = capfd.readouterr().err
     assert re.match(r"the coordinator 127\.0\.0\.1:1 cannot be reached: 1 s, ", told)
     assert not list(tmp_path.iterdir())
+
+
+def test_hosts_must_share_the_folder_of_a_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("fusekit.train.run.SEEN", 0.2)
+    run_ = Run(tmp_path)
+    with pytest.raises(
+        FusekitError, match=r"host 0 does not see .*, which the first host has made"
+    ):
+        run_._seen()
+    (tmp_path / "summary.json").write_text("{}")
+    run_._seen()
 
 
 @pytest.mark.slow
