@@ -12,8 +12,9 @@ from fusekit.hosts.place import HostsError, Place, find
 
 SHUTDOWN = 60
 """Seconds in which all hosts must have done what there was to do after the first has."""
-LATER = 15
-"""Seconds by which JAX notices a lost host after we do."""
+TWICE = 2
+"""JAX sends a sign of life each half of the time that it waits for one, and may find a host lost
+after half of it: twice as long, it is never before us."""
 SHORT, LONG = 1.0, 5.0
 """Seconds until the loss of another host, which an error may come from, is known."""
 
@@ -68,7 +69,7 @@ def _initialize(place: Place, port: int) -> None:
         local_device_ids=None if place.device is None else [place.device],
         cluster_detection_method="deactivate",
         initialization_timeout=int(place.wait),
-        heartbeat_timeout_seconds=int(place.silence) + LATER,
+        heartbeat_timeout_seconds=TWICE * int(place.silence + 3),
         shutdown_timeout_seconds=SHUTDOWN,
     )
     if jax.process_count() != place.processes:

@@ -34,7 +34,7 @@ class Place:
     process: int
     device: int | None = None
     wait: float = 300.0
-    silence: float = 40.0
+    silence: float = 30.0
 
 
 @dataclass(frozen=True)
