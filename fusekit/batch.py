@@ -9,6 +9,7 @@ import numpy as np
 
 from fusekit.errors import DataError, nearest
 from fusekit.graph.node import Key
+from fusekit.hosts.rows import spread
 from fusekit.layout import Layout
 from fusekit.model import FusionModel
 from fusekit.stream import Signature, Stream
@@ -54,7 +55,7 @@ def prepared(
         valid = np.ones(rows, bool)
     found["valid"] = valid if isinstance(valid, Stream) else Stream(valid)
     if layout.size > 1:
-        return jax.device_put(found, jax.tree.map(layout.batch, found))
+        return spread(layout, found)
     return found
 
 

@@ -25,6 +25,7 @@ from fusekit.graph.graph import Graph
 from fusekit.graph.link import answering
 from fusekit.graph.node import Key
 from fusekit.graph.packing import pack, unpack
+from fusekit.hosts.rows import placed
 from fusekit.layout import Layout
 from fusekit.model import FusionModel
 from fusekit.objective import loss, read, read_by, readings, rows_of, sums
@@ -129,7 +130,7 @@ class Program:
         like = self.states.abstract.with_(key=jax.random.key_data(jax.random.key(0)))
         packed = pack(flat, like, self.model.groups)
         state = packed.with_(key=jax.random.wrap_key_data(packed.key))
-        return jax.device_put(state, self.states.shardings)
+        return placed(state, self.states.shardings)
 
     # -- running -------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from fusekit.component import OperatorSpec
 from fusekit.config.train import Train
 from fusekit.graph.packing import canonical_names, names_of, step_name, unstacked
 from fusekit.graph.units import Group
+from fusekit.hosts.rows import placed
 from fusekit.layout import Layout
 from fusekit.model import FusionModel
 from fusekit.objective import read_by, traced
@@ -211,11 +212,11 @@ class States:
             params[name], variables[name] = init(group.keys(init_key))
         optimizer = jax.jit(self.optimizer.init, out_shardings=place.optimizer)
         return TrainState(
-            step=jax.device_put(jnp.zeros((), jnp.int32), place.step),
+            step=placed(jnp.zeros((), jnp.int32), place.step),
             params=params,
             variables=variables,
             optimizer=optimizer(self.trainable(params)),
-            key=jax.device_put(run_key, place.key),
+            key=placed(run_key, place.key),
         )
 
     @cached_property

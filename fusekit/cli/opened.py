@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from fusekit.component import ModalitySpec, SourceSpec
     from fusekit.config import Experiment
     from fusekit.data.pipeline import Pipeline
+    from fusekit.layout import Layout
     from fusekit.program import Program
 
 STATES = ("best", "last")
@@ -90,13 +91,24 @@ def batches(
     modalities: "Mapping[str, ModalitySpec]",
     experiment: "Experiment",
     split: str,
+    layout: "Layout | None" = None,
 ) -> "Iterator[Pipeline]":
-    """One pass over a split. Raises `DataError`."""
+    """One pass over a split; of several hosts each reads what the layout puts there.
+
+    Raises `DataError`.
+    """
     from fusekit.data.pipeline import Pipeline
+    from fusekit.hosts.rows import share
 
     train = experiment.train
     pipeline = Pipeline(
-        sources, modalities, batch=train.batch, seed=train.seed, split=split, training=False
+        sources,
+        modalities,
+        batch=train.batch,
+        seed=train.seed,
+        split=split,
+        training=False,
+        share=None if layout is None else share(layout, train.batch),
     )
     try:
         yield pipeline

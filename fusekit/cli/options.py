@@ -64,6 +64,13 @@ Which = Annotated[
     str, typer.Option("--state", metavar="best|last", help="which state; best if there is one")
 ]
 
+Coordinator = Annotated[
+    str | None,
+    typer.Option(metavar="HOST:PORT", help="where process 0 of several answers the others"),
+]
+Processes = Annotated[int | None, typer.Option(min=1, metavar="N", help="how many there are")]
+Process = Annotated[int | None, typer.Option(min=0, metavar="K", help="which this is, from 0")]
+
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="show no progress")]
 
 

@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from fusekit.cli.options import Quiet, Runs, Sets, UsageError, print_metrics, resolved, title
+from fusekit.cli.options import (
+    Coordinator,
+    Process,
+    Processes,
+    Quiet,
+    Runs,
+    Sets,
+    UsageError,
+    print_metrics,
+    resolved,
+    title,
+)
 
 
 def command(
@@ -31,6 +42,9 @@ def command(
         int | None,
         typer.Option(min=1, metavar="N", help="train N seeds side by side; --resume knows them"),
     ] = None,
+    coordinator: Coordinator = None,
+    processes: Processes = None,
+    process: Process = None,
     quiet: Quiet = False,
 ) -> None:
     """Train; leaves a folder with all results."""
@@ -44,27 +58,39 @@ def command(
         if resume is None:
             raise UsageError("which CONFIG? Only with --resume it may be left out")
         config = str(resume / "config.yaml")
-    loaded, graph = resolved(config, sets)
-    from fusekit.report import svg
-    from fusekit.report.summary import summarise
-    from fusekit.train.experiment import train
+    from fusekit.hosts.join import joined
 
-    called = name or title(loaded, config)
-    picture = svg.render(summarise(graph, flops=True, title=called))
-    result = train(
-        loaded.experiment,
-        run_root=runs,
-        name=called,
-        resume=resume,
-        start=start,
-        replicas=replicas,
-        progress=not quiet,
-        pictures=[("What was trained", picture)],
-    )
+    with joined(coordinator, processes, process):
+        loaded, graph = resolved(config, sets)
+        from fusekit.report import svg
+        from fusekit.report.summary import summarise
+        from fusekit.train.experiment import train
+        from fusekit.train.run import first_host
+
+        called = name or title(loaded, config)
+        picture = svg.render(summarise(graph, flops=True, title=called))
+        result = train(
+            loaded.experiment,
+            run_root=runs,
+            name=called,
+            resume=resume,
+            start=start,
+            replicas=replicas,
+            progress=not quiet,
+            pictures=[("What was trained", picture)],
+        )
+        first = first_host()
+    if not first:
+        raise typer.Exit(0 if result.stopped is None else _status(result.stopped))
     if result.stopped is not None:
         typer.echo(f"{result.stopped} after step {result.steps}; to go on:", err=True)
         typer.echo(f"    fusekit train --resume {shlex.quote(str(result.folder))}", err=True)
-        raise typer.Exit(128 + signal.Signals[result.stopped].value)
+        raise typer.Exit(_status(result.stopped))
     for split, values in result.metrics.items():
         print_metrics(split, values)
     typer.echo(f"run {result.folder}")
+
+
+def _status(stopped: str) -> int:
+    """The exit status after a signal."""
+    return 128 + signal.Signals[stopped].value

@@ -27,7 +27,8 @@ class Pipeline:
     last batch is filled up with rows that are not `valid`.
 
     Batch k, and everything random in its rows, is a function of (seed, k): so a host's share
-    (`rows[host::hosts]` of the batch) and a resumed run see what one uninterrupted host would.
+    (`share`, or `rows[host::hosts]` of the batch) and a resumed run see what one uninterrupted
+    host would.
 
     Args:
       sources: declared sources by name.
@@ -38,6 +39,7 @@ class Pipeline:
       training: whether to shuffle, repeat, and apply what is meant for training.
       host: which host this is.
       hosts: how many there are; `batch` is a multiple.
+      share: the rows of a batch that this host reads, in place of `host` and `hosts`.
       threads: threads that prepare batches ahead; 0 prepares each when it is asked for.
       ahead: how many batches are kept ready.
 
@@ -56,6 +58,7 @@ class Pipeline:
         training: bool,
         host: int = 0,
         hosts: int = 1,
+        share: NDArray[np.int64] | None = None,
         threads: int = 1,
         ahead: int = 4,
     ):
@@ -67,6 +70,8 @@ class Pipeline:
             raise DataError("there is no data source")
         self.batch, self.seed, self.split, self.training = batch, seed, split, training
         self.host, self.hosts = host, hosts
+        own = np.arange(host, batch, hosts, dtype=np.int64)
+        self._share = own if share is None else np.asarray(share, np.int64)
         entries = {name: spec for name, spec in modalities.items() if spec.of is None}
         self._readers = self._opened(sources, entries)
         self._offsets = np.cumsum([0] + [len(reader.whole) for reader in self._readers])
@@ -169,7 +174,7 @@ class Pipeline:
     def _build(self, step: int) -> Batch:
         """This host's share of batch `step`."""
         epoch, at = divmod(step, len(self))
-        share = np.arange(self.host, self.batch, self.hosts, dtype=np.int64)
+        share = self._share
         picks = self._order.at(epoch, at * self.batch + share)
         index = np.empty(len(share), np.int64)
         parts: list[tuple[NDArray[np.int64], dict[str, Stream]]] = []

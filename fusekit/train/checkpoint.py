@@ -23,6 +23,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from fusekit.errors import CheckpointError
+from fusekit.hosts.rows import agreed
 from fusekit.program import Program
 from fusekit.train.digest import faults, seal
 from fusekit.train.files import tame
@@ -108,10 +109,8 @@ class Checkpoints:
     ) -> int:
         self.wait()
         step = step_of(states[0])
-        if step in self.steps():
-            if not faults(self.folder / str(step)):
-                return step
-            self._aside(step)
+        if agreed(self._there(step)):
+            return step
         flats = [program.flat(state) for state in states]
         about = {
             "format": FORMAT,
@@ -126,6 +125,16 @@ class Checkpoints:
         else:
             self._pending = self._thread.submit(self._write, step, items, about)
         return step
+
+    def _there(self, step: int) -> bool:
+        """Whether there is a good checkpoint of a step, as the first host sees it, which moves a
+        damaged one aside."""
+        if jax.process_index() or step not in self.steps():
+            return False
+        if not faults(self.folder / str(step)):
+            return True
+        self._aside(step)
+        return False
 
     def _copies(self, flat: dict[str, Any]) -> dict[str, Any]:
         """What may be written while training goes on and gives the state's memory away.
@@ -148,6 +157,7 @@ class Checkpoints:
                 seal(self.folder / str(step))
                 for old in [s for s in self.steps() if s != step][: -self.keep + 1 or None]:
                     shutil.rmtree(self.folder / str(old))
+            agreed(step)
         except Exception as error:
             raise CheckpointError(
                 f"the checkpoint of step {step} could not be written to {self.folder}: {error}"
@@ -158,13 +168,14 @@ class Checkpoints:
             create=True,
             save_root_metadata=False,
             enable_async_checkpointing=False,
-            lightweight_initialize=True,
+            # over several hosts Orbax subtracts, after a SIGTERM, times that are not read then
+            lightweight_initialize=not self._several,
         )
         return ocp.CheckpointManager(self.folder, options=options)
 
     def _tidy(self) -> None:
         """Deletes what a save that was killed has left."""
-        if not self._several and self.folder.is_dir():
+        if jax.process_index() == 0 and self.folder.is_dir():
             for left in self.folder.glob("*.orbax-checkpoint-tmp*"):
                 shutil.rmtree(left, ignore_errors=True)
 
@@ -180,6 +191,7 @@ class Checkpoints:
         if jax.process_index() == 0:
             for newer in [s for s in self.steps() if s > step]:
                 self._aside(newer)
+        agreed(step)
 
     def wait(self) -> None:
         """Returns when what was saved is written and sealed. Raises `CheckpointError`."""

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from fusekit.data.batch import Batch
 from fusekit.errors import DataError, FusekitError
 from fusekit.graph.graph import Graph
+from fusekit.hosts.rows import whole
+from fusekit.layout import Layout
 from fusekit.program import Program
 from fusekit.train.replicas import host
 
@@ -145,27 +147,27 @@ def gather(program: Program, state: Any, batches: Iterable[Any]) -> Gathered | l
     for count, batch in enumerate(batches, 1):  # noqa: B007 - counted for the check below
         streams = batch.streams if isinstance(batch, Batch) else batch
         found = jax.tree.map(host, program.evaluate(state, streams))
-        valid = _valid(streams, found)
+        valid = _valid(program.layout, streams, found)
         if isinstance(batch, Batch):
-            index.append(batch.index[batch.valid])
+            index.append(whole(program.layout, batch.index)[valid])
         for k, each in enumerate(sums):
             each.add(jax.tree.map(lambda a, k=k: a[k], found) if many else found, valid)
     if not count:
         raise DataError("there is no batch to evaluate")
     numbers = np.concatenate(index) if index else None
-    if numbers is not None and jax.process_count() > 1:
-        numbers = None
     done = [each.done(numbers) for each in sums]
     return done if many else done[0]
 
 
-def _valid(streams: Mapping[str, Any], found: Mapping[str, Any]) -> NDArray[np.bool_]:
-    """Rows of a batch that are no filling; over several hosts these are known only by `rows`."""
+def _valid(
+    layout: Layout, streams: Mapping[str, Any], found: Mapping[str, Any]
+) -> NDArray[np.bool_]:
+    """Rows of a batch, over all hosts, that are no filling."""
     given = streams.get("valid")
-    if jax.process_count() > 1 or given is None:
+    if given is None:
         sizes = [np.shape(read["rows"])[-1] for read in found["metrics"].values()]
         return np.ones(sizes[0] if sizes else 0, bool)
-    return np.asarray(getattr(given, "values", given), bool)
+    return whole(layout, np.asarray(getattr(given, "values", given), bool))
 
 
 def evaluate(program: Program, state: Any, batches: Iterable[Any]) -> Any:

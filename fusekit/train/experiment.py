@@ -15,6 +15,7 @@ from fusekit.config.spec import Experiment
 from fusekit.config.stages import staged
 from fusekit.errors import FusekitError
 from fusekit.graph import resolve
+from fusekit.hosts.rows import check_hosts
 from fusekit.layout import AXES, Layout
 from fusekit.program import Program
 from fusekit.train.annotate import Files, annotate, annotated, joined, stored
@@ -79,6 +80,7 @@ def train(
       CheckpointError: a checkpoint cannot be read, trusted or written.
       NonFiniteError: training met a number that is not finite; the folder has the last checkpoint.
     """
+    progress = progress and jax.process_index() == 0
     if experiment.stages:
         return _staged(experiment, run_root, name, resume, start, replicas, progress, pictures)
     run = None if resume is None else Run.reopen(resume, experiment)
@@ -173,10 +175,11 @@ def _one(
         return _annotated(experiment, run, count, warmth, progress, pictures)
     began = time.monotonic()
     graph = resolve(experiment)
-    pipelines = open_splits(experiment)
+    layout = layout_of(experiment)
+    pipelines = open_splits(experiment, layout)
     try:
         total = steps_of(experiment, pipelines["train"])
-        program = Program(graph, layout=layout_of(experiment), steps=total, replicas=count)
+        program = Program(graph, layout=layout, steps=total, replicas=count)
         restored = None
         if resume:
             check_selection(program.train, pipelines.get("validation"))
@@ -311,7 +314,9 @@ def layout_of(experiment: Experiment) -> Layout:
     """The layout that the experiment's `mesh` declares. Raises `LayoutError`."""
     mesh = experiment.mesh
     sizes = {axis: getattr(mesh, axis) for axis in AXES}
-    return Layout.of(sizes, slices=mesh.slices, params=mesh.params, activations=mesh.activations)
+    layout = Layout.of(sizes, slices=mesh.slices, params=mesh.params, activations=mesh.activations)
+    check_hosts(layout)
+    return layout
 
 
 def parameters_by_node(program: Program) -> dict[str, int]:

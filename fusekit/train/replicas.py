@@ -14,7 +14,8 @@ from fusekit.train.state import TrainState
 
 def host(array: Any) -> NDArray[Any]:
     """An array of the program in this host's memory, of all hosts if it is spread over several."""
-    if isinstance(array, jax.Array) and not array.is_fully_addressable:
+    spread = isinstance(array, jax.Array) and not array.is_fully_addressable
+    if spread and not array.is_fully_replicated:
         from jax.experimental import multihost_utils
 
         array = multihost_utils.process_allgather(array, tiled=True)

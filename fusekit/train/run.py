@@ -14,6 +14,7 @@ report.html        all of it to look at
 
 import json
 import math
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -27,12 +28,16 @@ import jax
 from fusekit.config import dump_resolved
 from fusekit.config.spec import Experiment
 from fusekit.errors import CheckpointError, FusekitError
+from fusekit.hosts.rows import agreed
 from fusekit.train.anchor import anchored
 from fusekit.train.checkpoint import Checkpoints
 from fusekit.train.environment import environment
 from fusekit.train.files import append, tame, write, write_json
 from fusekit.train.report import read_metrics, report
 from fusekit.train.resumable import check_resumable
+
+SEEN = 30.0
+"""Seconds in which what one host writes is seen by the others."""
 
 STAMP = "%Y-%m-%dT%H-%M-%SZ"
 Values = Mapping[str, float] | Sequence[Mapping[str, float]]
@@ -47,7 +52,7 @@ class Run:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.writes = jax.process_index() == 0
+        self.writes = first_host()
 
     @classmethod
     def create(
@@ -73,7 +78,22 @@ class Run:
             run = cls(_fresh(folder))
             run.take(experiment, replicas)
             write_json(run.folder / "environment.json", environment())
+        own = run.folder.name.removeprefix(folder.name)
+        number = agreed(int(own.removeprefix("-") or 1))
+        run = cls(folder if number == 1 else folder.with_name(f"{folder.name}-{number}"))
+        run._seen()
         return run
+
+    def _seen(self) -> None:
+        """Raises `FusekitError` if this host does not find what the first has written."""
+        until = time.monotonic() + SEEN
+        while not (self.folder / "summary.json").is_file():
+            if time.monotonic() > until:
+                raise FusekitError(
+                    f"host {jax.process_index()} does not see {self.folder}, which the first host"
+                    " has made\n    expected: a folder of runs that all hosts share"
+                )
+            time.sleep(0.1)
 
     def stage(self, name: str, experiment: Experiment, replicas: int) -> "Run":
         """The folder of one stage within this run, made if it is not there."""
@@ -218,6 +238,11 @@ class Run:
             self._events.close()
         for checkpoints in self._opened():
             checkpoints.close()
+
+
+def first_host() -> bool:
+    """Whether this is the host that writes and speaks for all."""
+    return jax.process_index() == 0
 
 
 def columns_of(values: Values) -> list[Mapping[str, float]]:

@@ -3,17 +3,20 @@
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-
 from fusekit.component import SourceSpec
 from fusekit.config.spec import Experiment
 from fusekit.data.pipeline import Pipeline
+from fusekit.hosts.rows import share
+from fusekit.layout import Layout
 from fusekit.train.turns import Turns
 
 
-def open_splits(experiment: Experiment) -> dict[str, Any]:
+def open_splits(experiment: Experiment, layout: Layout | None = None) -> dict[str, Any]:
     """The pipelines of the splits that there are; `train` is always tried, and is of tasks where
-    there are some. Raises `DataError`."""
+    there are some. Of several hosts each reads the rows that the layout puts there.
+
+    Raises `DataError`, and `LayoutError` if the batch does not divide over the mesh.
+    """
     train = experiment.train
     sources = _mixed(experiment, train.data)
     for task in train.tasks.values():
@@ -30,8 +33,7 @@ def open_splits(experiment: Experiment) -> dict[str, Any]:
             seed=train.seed,
             split=split,
             training=split == "train",
-            host=jax.process_index(),
-            hosts=jax.process_count(),
+            share=None if layout is None else share(layout, train.batch),
         )
 
     found: dict[str, Any] = {

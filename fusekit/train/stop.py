@@ -1,5 +1,6 @@
 """Leaving early, and cleanly: SIGTERM, and the first Ctrl-C."""
 
+import os
 import signal
 import threading
 from types import FrameType, TracebackType
@@ -13,7 +14,7 @@ class Stop:
 
     Signals reach only the main thread of a process; elsewhere nothing is noted. Handlers are put
     back on leaving. Over several hosts JAX itself listens for SIGTERM, and all hosts agree on the
-    step after which they stop.
+    step after which they stop; a Ctrl-C is passed on as one.
     """
 
     def __init__(self) -> None:
@@ -23,7 +24,7 @@ class Stop:
     def __enter__(self) -> "Stop":
         if threading.current_thread() is threading.main_thread():
             several = jax.process_count() > 1
-            for number in () if several else (signal.SIGTERM, signal.SIGINT):
+            for number in (signal.SIGINT,) if several else (signal.SIGTERM, signal.SIGINT):
                 self._before[number] = signal.signal(number, self._note)
         return self
 
@@ -47,6 +48,8 @@ class Stop:
         if number == signal.SIGINT and self.reason is not None:
             raise KeyboardInterrupt
         self.reason = signal.Signals(number).name
+        if jax.process_count() > 1:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def _restore(self) -> None:
         for number, handler in self._before.items():
