@@ -81,7 +81,7 @@ def command(
         Place(cluster, zone, project, spot),
     )
     chosen.check(job)
-    check_batches(experiment, sizes, chosen.processes(job))
+    check_batches(experiment, sizes)
     if not dry_run:
         folder = str(output or "FOLDER")
         raise UsageError(

@@ -23,9 +23,9 @@ def pod(tmp_path):
     runs = tmp_path / "my runs"
     runs.mkdir()
 
-    def go(*, processes=1, text="v5e:2x2"):
+    def go(*, text="v5e:2x2"):
         made = job(text, runs=str(runs), mesh={"data": 4})
-        (home / "start.sh").write_text(start(made, processes=processes))
+        (home / "start.sh").write_text(start(made))
         (home / "config.yaml").write_text(CONFIG)
         environment = {**os.environ, "PATH": f"{binaries}:{os.environ['PATH']}"}
         done = bash("", str(home / "start.sh"), environment=environment)
@@ -48,15 +48,6 @@ def test_it_begins_where_there_is_no_run(pod):
         *("--name", "digits", "--runs", str(pod.runs)),
     ]
     assert flags.startswith("flags --xla_tpu_enable_data_parallel_all_reduce_opt=true --xla")
-
-
-def test_several_processes_join_each_other(pod):
-    assert pod(processes=2)[0][:4] == [
-        "-m",
-        "fusekit_tpu.worker",
-        "train",
-        f"{pod.home}/config.yaml",
-    ]
 
 
 def test_it_goes_on_with_the_newest_run_that_has_a_sealed_checkpoint(pod):

@@ -48,7 +48,7 @@ def test_scripts_are_bash_and_nothing_is_left_open(target, each):
         if name.endswith(".yaml") and name != "config.yaml":
             for document in read(text):
                 for part in document.get("data", {}).values():
-                    assert part in (CONFIG, start(each, processes=TARGETS[target].processes(each)))
+                    assert part in (CONFIG, start(each))
 
 
 @pytest.mark.parametrize(("target", "each"), EVERY)
@@ -136,7 +136,7 @@ def test_a_bucket_is_mounted_where_the_command_looks():
     assert volume["csi"]["volumeAttributes"]["bucketName"] == "bucket"
     assert volume["csi"]["volumeAttributes"]["hostNetworkPodKSA"] == "true"
     mounts = {m["name"]: m["mountPath"] for m in pod["containers"][0]["volumeMounts"]}
-    assert "--runs /runs/some" in start(job(), processes=1)
+    assert "--runs /runs/some" in start(job())
     assert mounts["runs"] == "/runs"
     assert mounts["files"] == "/fusekit"
 
@@ -198,7 +198,7 @@ def test_what_a_machine_writes_is_what_was_rendered(tmp_path):
     writing = text[text.index("mkdir") : text.index("if ! command")]
     bash(writing.replace("/opt/fusekit", str(tmp_path)))
     assert (tmp_path / "config.yaml").read_text() == CONFIG
-    assert (tmp_path / "start.sh").read_text() == start(each, processes=64)
+    assert (tmp_path / "start.sh").read_text() == start(each)
 
 
 def test_slurm_has_a_process_a_gpu():
@@ -206,8 +206,6 @@ def test_slurm_has_a_process_a_gpu():
     text = files("slurm", each)["job.sbatch"]
     for line in ("nodes=4", "ntasks-per-node=8", "gpus-per-node=8", "signal=TERM@120", "requeue"):
         assert f"#SBATCH --{line}\n" in text
-    assert TARGETS["slurm"].processes(each) == 32
-    assert "fusekit_tpu.worker" in files("slurm", each)["start.sh"]
 
 
 def test_slurm_asks_again_only_for_what_may_pass():

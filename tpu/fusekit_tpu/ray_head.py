@@ -2,7 +2,7 @@
 
     python -m fusekit_tpu.ray_head MACHINES GPUS COMMAND...
 
-Each process gets the variables by which `fusekit_tpu.worker` joins the others. The first that
+Each process gets the variables by which `fusekit train` joins the others. The first that
 fails ends the job with its exit status.
 """
 
@@ -12,7 +12,8 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from fusekit_tpu.worker import VARIABLES
+VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+"""Where the first process listens, as `host:port`; how many there are; which one this is."""
 
 
 def address() -> str:

@@ -64,10 +64,6 @@ class Target(ABC):
             if value and option not in (*self.needs, *self.takes):
                 raise LaunchError(f"target {self.name} takes no --{option}")
 
-    def processes(self, job: Job) -> int:
-        """That train together; each reads its share of a batch."""
-        return job.topology.hosts
-
     @abstractmethod
     def files(self, job: Job) -> dict[str, str]:
         """Texts by file name."""

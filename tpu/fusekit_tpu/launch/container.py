@@ -25,14 +25,14 @@ class Container(Target):
     takes = ("image",)
 
     def files(self, job: Job) -> dict[str, str]:
-        return image_files(job, processes=self.processes(job))
+        return image_files(job)
 
     def submit(self, job: Job, folder: str) -> str:
         file = within(folder, FILE)
         return f"docker build -t {job.image or job.name} -f {file} {folder}"
 
 
-def image_files(job: Job, *, processes: int) -> dict[str, str]:
+def image_files(job: Job) -> dict[str, str]:
     """The Containerfile and what it copies."""
     jax = f"jax[{EXTRAS[job.topology.chip.platform]}]{_pinned('jax')}"
     lines = [
@@ -47,7 +47,7 @@ def image_files(job: Job, *, processes: int) -> dict[str, str]:
     return {
         FILE: "\n".join(lines) + "\n",
         CONFIG: job.config,
-        START: start(job, processes=processes),
+        START: start(job),
     }
 
 

@@ -44,15 +44,8 @@ def _check_slices(axis: str, sizes: dict[str, int], slices: int) -> None:
         raise ConfigError([Problem(("mesh", axis), message, found=str(size), expected=due)])
 
 
-def check_batches(experiment: Experiment, sizes: dict[str, int], processes: int) -> None:
-    """Raises `ConfigError` for every stage whose batch cannot be shared, and for a mesh in which
-    two processes would need the same rows: each reads its own.
-
-    Args:
-      experiment: whose stages.
-      sizes: of the mesh axes.
-      processes: of the job; each reads as many rows.
-    """
+def check_batches(experiment: Experiment, sizes: dict[str, int]) -> None:
+    """Raises `ConfigError` for every stage whose batch does not divide over the mesh."""
     from fusekit.layout import ACTIVATIONS
 
     rule = experiment.mesh.activations.get("batch", ACTIVATIONS["batch"]) or ()
@@ -60,11 +53,6 @@ def check_batches(experiment: Experiment, sizes: dict[str, int], processes: int)
     parts = prod(sizes.get(axis, 1) for axis in axes)
     stages = staged(experiment) if experiment.stages else {"": experiment}
     problems = []
-    if parts % processes:
-        message = f"{processes} processes, each with rows of its own, cannot share the batch"
-        due = f"a multiple of {processes} parts: data x fsdp x expert"
-        cut = f"{parts} part{'s' if parts > 1 else ''}"
-        problems.append(Problem(("mesh",), message, found=cut, expected=due))
     for name, one in stages.items():
         path = ("stages", name, "batch") if experiment.stages else ("train", "batch")
         if one.train.batch % parts:

@@ -35,7 +35,7 @@ class Gke(Target):
     takes = ("spot",)
 
     def files(self, job: Job) -> dict[str, str]:
-        files = config_map(job, processes=self.processes(job))
+        files = config_map(job)
         return {FILE: dumped([files, self._jobset(job)])}
 
     def submit(self, job: Job, folder: str) -> str:
@@ -100,7 +100,7 @@ class Gke(Target):
 
 
 def _joining(job: Job) -> list[dict[str, Any]]:
-    """What `fusekit_tpu.worker` reads; on TPUs GKE says it in its own way, which JAX knows."""
+    """What `fusekit train` reads; on TPUs GKE says it in its own way, which JAX knows."""
     first = f"{job.name}-{GROUP}-0-0.{job.name}:{PORT}"
     return [
         {"name": "JAX_COORDINATOR_ADDRESS", "value": first},

@@ -54,15 +54,9 @@ class Job:
         """The compiler's flags, for this chip and this mesh."""
         return environment(chosen(self.topology, self.mesh))
 
-    def command(self, config: str, *, processes: int) -> list[str]:
-        """The words that train, in each process.
-
-        Args:
-          config: where the config lies, as the process sees it.
-          processes: of the whole job.
-        """
-        several = ["python", "-m", "fusekit_tpu.worker"]
-        words = [*(several if processes > 1 else ["fusekit"]), "train", config]
+    def command(self, config: str) -> list[str]:
+        """The words that train, in each process; `config` lies where the process sees it."""
+        words = ["fusekit", "train", config]
         for axis, size in self.mesh.items():
             words += ["--set", f"mesh.{axis}={size}"]
         return [*words, "--name", self.name, "--runs", self.runs.path]

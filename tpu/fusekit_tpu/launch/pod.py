@@ -15,13 +15,13 @@ GRACE = 120
 RESOURCES = {"tpu": "google.com/tpu", "cuda": "nvidia.com/gpu"}
 
 
-def config_map(job: Job, *, processes: int) -> dict[str, Any]:
+def config_map(job: Job) -> dict[str, Any]:
     """The config and the script, as files for pods."""
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": {"name": _files(job)},
-        "data": {CONFIG: job.config, START: start(job, processes=processes)},
+        "data": {CONFIG: job.config, START: start(job)},
     }
 
 

@@ -80,7 +80,7 @@ class QueuedResources(Target):
             comment("Runs on every machine when it starts, as root."),
             STRICT,
             _written(f"{home}/{CONFIG}", job.config),
-            _written(f"{home}/{START}", start(job, processes=self.processes(job))),
+            _written(f"{home}/{START}", start(job)),
             self._mount(job),
             [f"gcloud auth configure-docker {shlex.quote(registry)} --quiet"]
             if registry.endswith(".pkg.dev")

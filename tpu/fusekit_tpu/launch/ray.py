@@ -31,7 +31,7 @@ class Ray(Target):
     takes = ("spot",)
 
     def files(self, job: Job) -> dict[str, str]:
-        files = config_map(job, processes=self.processes(job))
+        files = config_map(job)
         return {FILE: dumped([files, self._rayjob(job)])}
 
     def submit(self, job: Job, folder: str) -> str:

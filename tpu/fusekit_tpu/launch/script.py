@@ -30,13 +30,13 @@ def command(head: Iterable[str], *options: Iterable[str]) -> str:
     return " \\\n  ".join(shlex.join(part) for part in (head, *options))
 
 
-def start(job: Job, *, processes: int) -> str:
+def start(job: Job) -> str:
     """The script of one process: goes on with the newest run that has a checkpoint, or begins one.
 
     Every process decides alike. A checkpoint is sealed only after all have trained together, so
     none can find one that another did not.
     """
-    train = job.command("$here/config.yaml", processes=processes)
+    train = job.command("$here/config.yaml")
     quoted = [f'"{word}"' if word.startswith("$here") else shlex.quote(word) for word in train]
     root = shlex.quote(f"{job.runs.path}/{job.name}")
     return script(

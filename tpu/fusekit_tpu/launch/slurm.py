@@ -21,9 +21,6 @@ class Slurm(Target):
     storages = ("path",)
     local = True
 
-    def processes(self, job: Job) -> int:
-        return job.topology.devices
-
     def files(self, job: Job) -> dict[str, str]:
         gpus = job.topology.chips_per_host
         directives = {
@@ -49,7 +46,7 @@ class Slurm(Target):
             "fi",
             'exit "$status"',
         )
-        return {FILE: text, CONFIG: job.config, START: start(job, processes=self.processes(job))}
+        return {FILE: text, CONFIG: job.config, START: start(job)}
 
     def submit(self, job: Job, folder: str) -> str:
         return f"(cd {folder} && sbatch {FILE})"

@@ -41,7 +41,7 @@ class Xpk(Target):
                 STRICT,
                 create,
             ),
-            **image_files(job, processes=self.processes(job)),
+            **image_files(job),
         }
 
     def submit(self, job: Job, folder: str) -> str:
