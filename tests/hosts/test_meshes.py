@@ -44,6 +44,7 @@ def check(tmp_path, alone, meshes, hosts, start):
             np.testing.assert_allclose(found["columns"][role], values, atol=1e-5, err_msg=mesh)
 
 
+@pytest.mark.slow
 def test_two_hosts_are_as_one(tmp_path, alone):
     check(tmp_path, alone, PAIRS, 2, "same")
 

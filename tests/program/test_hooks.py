@@ -93,6 +93,7 @@ ALL_WAYS = {
     "mesh-replicas-in-turn": Way(mesh=True, replicas="loop"),
     "mesh-scan-remat-replicas": Way("scan", "full", mesh=True, replicas="vmap"),
 }
+OFTEN = [IN_TURN, pytest.param("scan-replicas", marks=pytest.mark.slow), "mesh-scan-remat"]
 LEAN = {"norm": "rms", "activation": "relu"}
 """Stacks that compile faster."""
 
@@ -182,7 +183,7 @@ def test_every_hook_has_an_operator():
         assert sorted(name for trunk in trunks.values() for name in trunk) == sorted(PLACES)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", OFTEN)
 def test_programs_run_as_they_are_asked_to(way, trials):
     program = trials[way].program
     scans = sum(isinstance(item, Scan) for item in program.model.items)
@@ -199,7 +200,7 @@ def test_identities_change_nothing_unrolled(name, unrolled):
 
 
 @pytest.mark.parametrize("name", SAME)
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", OFTEN)
 def test_identities_change_nothing(way, name, trials):
     for found in trials[way].found:
         assert_identity(found[name], found[PLAIN], still=name == "same_still")
@@ -212,7 +213,7 @@ def test_edits_have_an_effect(name, unrolled):
 
 
 @pytest.mark.parametrize("name", SHARED)
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", OFTEN)
 def test_each_trunk_is_what_it_is_unrolled_on_one_device(way, name, trials, unrolled):
     for found, alone in zip(trials[way].found, unrolled.alone, strict=True):
         assert_same(found[name], alone[name], SHARED[name])

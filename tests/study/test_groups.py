@@ -56,7 +56,7 @@ def test_a_comparison_by_group():
         "resamples": 60,
         "progress": False,
     }
-    experiments = {"concat": tiny.experiment(), "gated": tiny.experiment(joint={"type": "gated"})}
+    experiments = {"concat": tiny.experiment()}
     with pytest.raises(DataError, match="speaker"):
         compare(experiments, group="speaker", **one)
     by_row = compare(experiments, **one)
