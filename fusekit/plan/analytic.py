@@ -93,8 +93,7 @@ def _size(aval: Any) -> int:
     return prod(shape) * getattr(dtype, "itemsize", 0) if shape else 0
 
 
-def analytic(graph: Graph, traced: Traced, sizes: Mapping[str, int], *, slices: int = 1,
-             crossing: str = "data") -> Measure:  # fmt: skip
+def analytic(graph: Graph, traced: Traced, sizes: Mapping[str, int], *, slices: int = 1) -> Measure:
     """The cost of one step on one device of a mesh.
 
     Args:
@@ -102,51 +101,49 @@ def analytic(graph: Graph, traced: Traced, sizes: Mapping[str, int], *, slices: 
       traced: what `traced_step` gave.
       sizes: of the mesh axes.
       slices: of the topology.
-      crossing: the mesh axis that crosses from slice to slice.
     """
     mesh = graph.experiment.mesh
     layout = abstract_layout(sizes, mesh.params, mesh.activations)
     states = Program(graph, layout=layout).states
-    axes = {axis: sizes.get(axis, 1) for axis in AXES}
-    rows, tensor = layout.rows() * axes["sequence"], axes["tensor"]
-    weights: dict[tuple[str, ...], float] = {}
-    for leaf, place in zip(
-        jax.tree.leaves(states.abstract.params), jax.tree.leaves(states.shardings.params),
-        strict=True,
-    ):  # fmt: skip
-        names = _named(place.spec)
-        cut = prod(axes[name] for name in names if name != "fsdp")
-        key = ("fsdp",) if "fsdp" in names else ()
-        weights[key] = weights.get(key, 0.0) + _size(leaf) / cut
-    whole = sum(weights.values())
-    own = sum(size / (axes["fsdp"] if key else 1) for key, size in weights.items())
-    state = state_bytes(states)
-    kept = traced.kept / rows * (0.5 + 0.5 / tensor)
-    sent: dict[Axes, float] = {}
-    gathered = weights.get(("fsdp",), 0.0)
-    f, t = axes["fsdp"], tensor
-    if f > 1:
-        sent["fsdp",] = (GATHERS + 1) * gathered * (f - 1) / f
-        sent["fsdp",] += 2 * weights.get((), 0.0) * (f - 1) / f
-    for axis in ("data", "expert", "sequence"):
-        n = axes[axis]
-        if n > 1:
-            sent[axis,] = 2 * own * (n - 1) / n
-    if t > 1:
-        sent["tensor",] = SUMS_OF_LAYER * traced.summed / rows * 2 * (t - 1) / t
-    crossed = {key: size for key, size in sent.items() if slices > 1 and crossing in key}
-    total = traced.flops
-    cut = rows * tensor
+    over = {axis: sizes.get(axis, 1) for axis in AXES}
+    cut, whole = _weights(states, over)
+    rows = layout.rows() * over["sequence"]
+    own = cut / over["fsdp"] + whole
+    state, kept = state_bytes(states), traced.kept / rows * (0.5 + 0.5 / over["tensor"])
+    sent = {
+        "fsdp": (GATHERS + 1) * cut + 2 * whole,
+        **dict.fromkeys(("data", "expert", "sequence"), 2 * own),
+        "tensor": 2 * SUMS_OF_LAYER * traced.summed / rows,
+    }
+    ring: dict[Axes, float] = {
+        (axis,): size * (over[axis] - 1) / over[axis]
+        for axis, size in sent.items()
+        if over[axis] > 1
+    }
+    between = {(mesh.slices,)} if slices > 1 else set()
+    devices = rows * over["tensor"]
     return Measure(
         peak=state + own + kept,
-        flops=total / cut,
-        hbm=GATHERS * 2 * whole + 3 * state + 4 * kept,
-        ici={key: size for key, size in sent.items() if key not in crossed},
-        dcn=crossed,
-        flops_of={node: flops / cut for node, flops in traced.flops_of.items()},
+        flops=traced.flops / devices,
+        hbm=2 * GATHERS * (cut + whole) + 3 * state + 4 * kept,
+        ici={axes: size for axes, size in ring.items() if axes not in between},
+        dcn={axes: size for axes, size in ring.items() if axes in between},
+        flops_of={node: flops / devices for node, flops in traced.flops_of.items()},
         state=state,
         fits=None,
     )
+
+
+def _weights(states: Any, over: Mapping[str, int]) -> tuple[float, float]:
+    """Bytes of the parameters that a device computes with: of those that `fsdp` cuts in storage,
+    and of the others."""
+    found = {True: 0.0, False: 0.0}
+    leaves, places = (jax.tree.leaves(t.params) for t in (states.abstract, states.shardings))
+    for leaf, place in zip(leaves, places, strict=True):
+        names = _named(place.spec)
+        parts = prod(over[name] for name in names if name != "fsdp")
+        found["fsdp" in names] += _size(leaf) / parts
+    return found[True], found[False]
 
 
 def _named(spec: Any) -> set[str]:

@@ -141,8 +141,7 @@ def plan(
         other = price("unroll" if first == "scan" else "scan") if both else None
     except NoCompilerError as error:
         notes.append(f"by formulas alone: {error}")
-        crossing = experiment.mesh.slices
-        cost = analytic(graph, traced, sizes, slices=topology.slices, crossing=crossing)
+        cost = analytic(graph, traced, sizes, slices=topology.slices)
         chosen = priced(first, "analytic", cost, topology)
     return Plan(
         topology,

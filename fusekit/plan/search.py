@@ -127,8 +127,7 @@ def candidate(
     graph: Graph, traced: Traced, topology: Topology, sizes: Mapping[str, int], remat: bool
 ) -> Candidate:
     """One layout, priced by formulas."""
-    crossing = graph.experiment.mesh.slices
-    cost = analytic(graph, traced, sizes, slices=topology.slices, crossing=crossing)
+    cost = analytic(graph, traced, sizes, slices=topology.slices)
     took = times(cost, topology)
     return Candidate(sizes, remat, cost, (took.shortest + took.longest) / 2)
 
