@@ -31,8 +31,8 @@ TRAINED = ("clip", "lxmert", "x_fusion")
 
 def often(names, always):
     """The names as parameters; all but those of `always` are slow."""
-    slow = [pytest.mark.slow, pytest.mark.zoo]
-    return [pytest.param(name, marks=[] if name in always else slow) for name in names]
+    zoo, slow = pytest.mark.zoo, pytest.mark.slow
+    return [pytest.param(n, marks=[zoo] if n in always else [zoo, slow]) for n in names]
 
 
 @pytest.mark.parametrize("name", often(SYSTEMS, ALWAYS))
