@@ -18,6 +18,7 @@ from jax.sharding import AbstractMesh
 from fusekit.batch import blank
 from fusekit.context import DTYPES, Context
 from fusekit.graph.graph import Graph
+from fusekit.jaxprs import inner_jaxprs
 from fusekit.layout import ACTIVATIONS, AXES, PARAMS, Layout
 from fusekit.objective import loss
 from fusekit.plan.compiled import Axes, Measure, state_bytes
@@ -47,12 +48,14 @@ class Traced:
       kept: bytes that the forward pass keeps for the backward pass, for the whole batch.
       summed: bytes of what layers give, which `tensor` sums, for the whole batch.
       weights: bytes of parameters.
+      moved: bytes that products read and write, for the whole batch.
     """
 
     flops_of: dict[str, float]
     kept: float
     summed: float
     weights: float
+    moved: float
 
     @property
     def flops(self) -> float:
@@ -85,7 +88,19 @@ def traced_step(graph: Graph, batch: int) -> Traced:
         float(sum(_size(aval) for aval in kept.values())),
         float(sum(prod(shape) for shape in shapes) * batch * width),
         float(sum(_size(leaf) for leaf in jax.tree.leaves(params))),
+        float(_moved(step.jaxpr)),
     )
+
+
+def _moved(jaxpr: Any) -> int:
+    """Bytes in and out of every product, loops as often as they turn."""
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in ("dot_general", "conv_general_dilated"):
+            total += sum(_size(var.aval) for var in (*equation.invars, *equation.outvars))
+        turns = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
+        total += turns * sum(_moved(inner) for inner in inner_jaxprs(equation.params))
+    return total
 
 
 def _size(aval: Any) -> int:
@@ -125,7 +140,7 @@ def analytic(graph: Graph, traced: Traced, sizes: Mapping[str, int], *, slices: 
     return Measure(
         peak=state + own + kept,
         flops=traced.flops / devices,
-        hbm=2 * GATHERS * (cut + whole) + 3 * state + 4 * kept,
+        hbm=3 * state + traced.moved / devices,
         ici={axes: size for axes, size in ring.items() if axes not in between},
         dcn={axes: size for axes, size in ring.items() if axes in between},
         flops_of={node: flops / devices for node, flops in traced.flops_of.items()},
