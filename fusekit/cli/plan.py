@@ -39,6 +39,8 @@ def command(
     from fusekit.plan import Cache, Topology, planned, render, render_search, searched
     from fusekit.train.files import tame
 
+    if search and as_json:
+        raise UsageError("--search prints no JSON")
     shape = Topology.parse(topology, slices=slices)
     cache = Cache()
 

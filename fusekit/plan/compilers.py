@@ -1,4 +1,4 @@
-"""The real compilers for chips that are not here: libtpu for TPUs, the CUDA plugin for GPUs."""
+"""The real compiler for chips that are not here: libtpu, for TPUs. GPUs have none here yet."""
 
 import os
 from collections.abc import Sequence

@@ -15,6 +15,7 @@ from fusekit.plan.compiled import Measure, measure
 from fusekit.plan.compilers import NoCompilerError, devices
 from fusekit.plan.fast import extrapolated
 from fusekit.plan.rivals import rivals
+from fusekit.plan.shorten import runs_of
 from fusekit.plan.times import Times, fits, times
 from fusekit.program import SCAN_FROM
 from fusekit.study.alone import only
@@ -158,8 +159,6 @@ def plan(
 
 def layers_of(graph: Graph) -> Layers:
     """How the experiment runs its layers: `auto` scans where a run is long."""
-    from fusekit.plan.shorten import runs_of
-
     choice = graph.experiment.mesh.layers
     if choice != "auto":
         return choice

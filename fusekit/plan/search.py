@@ -9,6 +9,7 @@ from fusekit.config.frozen import FrozenDict
 from fusekit.config.spec import Experiment
 from fusekit.errors import FusekitError
 from fusekit.graph import Graph, resolve
+from fusekit.graph.units import templates
 from fusekit.layout import AXES
 from fusekit.plan.analytic import Traced, analytic, traced_step
 from fusekit.plan.cache import Cache
@@ -134,8 +135,6 @@ def candidate(
 
 def meshes(graph: Graph, topology: Topology) -> Iterator[dict[str, int]]:
     """Sizes of `data`, `fsdp`, `tensor` and, where there are experts, `expert`."""
-    from fusekit.graph.units import templates
-
     axes = {
         axis for one in templates(graph).values() for leaf in one.axes.values() for axis in leaf
     }

@@ -77,7 +77,8 @@ def _dcn(found: Measure, topology: Topology) -> float:
 
 
 def utilisation(found: Measure, seconds: float, topology: Topology) -> float:
-    """Model FLOPs of a step over what the device could do in that time (MFU)."""
+    """FLOPs of a step over what the device could do in that time (MFU); with remat what is computed
+    again counts too."""
     peak = topology.chip.flops / topology.chip.devices
     return found.flops / (seconds * peak) if seconds > 0 else 0.0
 

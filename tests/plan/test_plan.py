@@ -68,6 +68,8 @@ def test_the_command(tmp_path, capsys, without_compiler):
     assert run(["plan", str(path), "--topology", "v5e:3x3"]) == 2
     assert "v5e has no such shape" in capsys.readouterr().err
     assert run(["plan", str(path), "--topology", "v5e:2x2", "--stage", "x"]) == 2
+    assert run(["plan", str(path), "--topology", "v5e:2x2", "--search", "--json"]) == 2
+    assert "--search prints no JSON" in capsys.readouterr().err
 
 
 def test_a_real_tpu_compiler_prices_a_step(tmp_path):
