@@ -19,7 +19,8 @@ def constant_predictor(
     """The metric of one answer for all test rows, taken from the training rows.
 
     The logarithms of the classes' frequencies for an answer of classes, of labels' odds for one of
-    labels, the mean for one of numbers; the same at each position of a sequence or a grid. Where a
+    labels, the mean for one of numbers; the same at each position of a sequence or a grid. Where
+    only some positions count, they are taken from those of the test rows, in its favour. Where a
     metric compares two inputs row by row, as retrieval does, the first is that of one row for all.
 
     Args:
@@ -56,9 +57,24 @@ def _answers(
     if not is_answer(graph, answered) or modality is None or modality.of or target.ports:
         return None
     prediction = columns.values["prediction"]
-    seen = Targets(experiment, "train", (name,)).column(name, max(prediction.ndim - 1, 1))
+    axes = max(prediction.ndim - 1, 1)
+    if "where" in columns.values:
+        seen = _counted(columns, axes)
+    else:
+        seen = Targets(experiment, "train", (name,)).column(name, axes)
     answer = answer_for(seen, link_of(graph, answered), prediction.shape[-1])
     return {"prediction": np.broadcast_to(answer, prediction.shape)}
+
+
+def _counted(columns: Columns, axes: int) -> NDArray[Any]:
+    """What holds at the test positions that count: which these are is not known of other rows."""
+    valid = np.ones(columns.values["target"].shape[:axes], bool)
+    marks = [columns.rows, columns.values["where"] != 0]
+    if axes > 1 and "target" + MASK in columns.values:
+        marks.append(columns.values["target" + MASK])
+    for mark in marks:
+        valid &= mark.reshape(mark.shape + (1,) * (axes - mark.ndim))
+    return columns.values["target"][valid]
 
 
 def _searches(graph: Graph, metric: str, columns: Columns) -> dict[str, NDArray[Any]] | None:

@@ -42,4 +42,17 @@ def test_positions_of_a_sequence_are_given_the_commonest_token():
     assert found == pytest.approx((captions == given[0, 0]).mean())
 
 
+def test_where_some_positions_count_the_commonest_of_these_is_given():
+    _, graph = load_graph(shipped() / "zoo" / "albef.yaml", TOKENS)
+    captions = np.full((4, 6), 3)
+    captions[:, 4:] = [[5, 5], [5, 5], [5, 7], [7, 5]]
+    asked = np.zeros((4, 6), bool)
+    asked[:, 4:] = True
+    known = known_rows("told", prediction=np.zeros((4, 6, 13)), target=captions, where=asked)
+    found, columns = constant_predictor(graph.experiment, graph, "told", known)
+    assert columns is not None
+    assert (columns.values["prediction"].argmax(-1) == 5).all()
+    assert found == pytest.approx(6 / 8)
+
+
 TOKENS = ["metrics.told={type: accuracy, prediction: masked.words, target: batch.text}"]
