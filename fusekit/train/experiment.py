@@ -86,6 +86,7 @@ def train(
     run = None if resume is None else Run.reopen(resume, experiment)
     count = _count(run, replicas)
     if run is None:
+        layout_of(experiment)  # what is refused leaves no folder
         run = Run.create(experiment, root=run_root, name=name, replicas=count)
         resume = None
     warmth = None if start is None else Warmth(folder=Path(start))
@@ -107,6 +108,7 @@ def _staged(
     root = None if resume is None else Run.reopen(resume, experiment)
     count = _count(root, replicas)
     if root is None:
+        layout_of(experiment)
         root = Run.create(experiment, root=run_root, name=name, replicas=count)
     summary: dict[str, Any] = {
         "name": root.name,
