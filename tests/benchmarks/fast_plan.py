@@ -28,6 +28,8 @@ MODELS = {
     name: ROOT / "configs" / "zoo" / "paper" / f"{name}.yaml"
     for name in ("mbt", "clip", "lxmert", "uniter")
 }
+MOST = {"flops": 0.02, "peak": 0.05, "components": 0.02}
+"""How far from one each ratio may be."""
 
 
 def compared(path: Path, topology: Topology, rows: int) -> dict[str, Any]:
@@ -66,13 +68,20 @@ def main() -> None:
     parser.add_argument("--topology", default="v5e:4x4")
     parser.add_argument("--rows", type=int, default=16, help="rows a device")
     given = parser.parse_args()
-    topology = Topology.parse(given.topology)
+    topology, before = Topology.parse(given.topology), load()
     found: dict[str, Any] = {}
     for name in given.only.split(","):
         print(name, flush=True)
         found[name] = compared(MODELS[name], topology, given.rows)
         print(f"  {found[name]}", flush=True)
-    report({"topology": str(topology), "rows": given.rows, "load": load(), "models": found})
+    missed = [
+        f"{name}: {of} {one[of]}, off by more than {most:.0%}"
+        for name, one in found.items()
+        for of, most in MOST.items()
+        if abs(one[of] - 1) > most
+    ]
+    figures = {"topology": str(topology), "rows": given.rows, "models": found}
+    raise SystemExit(report("fast_plan", figures, failures=missed, before=before))
 
 
 if __name__ == "__main__":
