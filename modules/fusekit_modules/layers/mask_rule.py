@@ -56,13 +56,15 @@ class Tokens(NamedTuple):
             "position": [i for _, i in rows],
         }
         found = [getattr(stream, name) for name in told]
-        columns = [
+        columns: list[Any] = [
             np.asarray(own, "int32") if array is None else array
             for own, array in zip(told.values(), found, strict=True)
         ]
         data = np.asarray([not s.readout for s, _ in rows], bool)
         index = np.arange(len(rows), dtype="int32")
-        return Tokens(*columns, data, index, stream.valid() if valid else None)
+        label, item, segment, position = columns
+        known = stream.valid() if valid else None
+        return Tokens(label, item, segment, position, data, index, known)
 
 
 @dataclass(frozen=True)

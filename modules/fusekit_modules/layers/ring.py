@@ -26,10 +26,10 @@ from fusekit_modules.layers.sight import Sight, beside
 
 
 class Block(NamedTuple):
-    """Keys and values `[b, n, h, k]`, or their gradients."""
+    """Keys and values `[b, n, h, k]`, or their gradients, or where they lie."""
 
-    key: Array
-    value: Array
+    key: Any
+    value: Any
 
 
 class Section(NamedTuple):

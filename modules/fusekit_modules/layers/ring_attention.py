@@ -98,7 +98,8 @@ def _attend(ring: Ring, place: Place, masks: Masks) -> Any:
     query = place.spec(split=True)
     blocks = [Block(*[place.spec(split=section.moves)] * 2) for section in ring.sections]
     heads_first = P(place.rows, place.heads, place.ring)
-    result = Result(query, heads_first, heads_first)
+    places: list[Any] = [query, heads_first, heads_first]
+    result = Result(*places)
     columns = masks.spec(place)
     shard = partial(jax.shard_map, mesh=place.mesh, check_vma=False)
 
@@ -122,7 +123,8 @@ def _attend(ring: Ring, place: Place, masks: Masks) -> Any:
         return (result.mixed, result.some[:, 0]), (q, blocks, columns, result)
 
     def back(kept: Any, grads: tuple[Array, Any]) -> tuple[Array, list[Block], None]:
-        return (*backward(*kept, grads[0]), None)
+        q, blocks, columns, result = kept
+        return (*backward(q, blocks, columns, result, grads[0]), None)
 
     attend.defvjp(ahead, back)
     return attend
