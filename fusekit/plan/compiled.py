@@ -99,9 +99,9 @@ def measure(
     """
     began = time.monotonic()
     program: Any = Program(graph, layout=layout, layers=layers)  # pyright: ignore[reportArgumentType]
-    state = jax.tree.map(placed, program.states.abstract, program.states.shardings)
+    state = jax.tree.map(_placed, program.states.abstract, program.states.shardings)
     rows = blank(program.model, batch)
-    rows = jax.tree.map(lambda leaf: placed(leaf, layout.batch(leaf)), rows)
+    rows = jax.tree.map(lambda leaf: _placed(leaf, layout.batch(leaf)), rows)
     lowered = program.compiled_step.lower(state, rows)
     kept = state_bytes(program.states)
     key = "" if cache is None else cache.key(str(topology), slices, lowered.as_text())
@@ -140,7 +140,7 @@ def _compiled(lowered: Any, layout: Layout, topology: Topology, slices: str) -> 
     )
 
 
-def placed(leaf: Any, sharding: Any) -> Any:
+def _placed(leaf: Any, sharding: Any) -> Any:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 

@@ -8,7 +8,6 @@ import pytest
 from fusekit.batch import blank
 from fusekit.graph import resolve
 from fusekit.layout import Layout
-from fusekit.plan.compiled import placed
 from fusekit.plan.hlo.costs import costs
 from fusekit.program import Program
 from tests.support.long import early, rows
@@ -22,7 +21,7 @@ CASES = {
     "by label": {"attend": BY_LABEL, "positions": "rotary"},
 }
 OPERATORS = {
-    "extra tokens": {"memory": {"type": "memory", "into": "trunk@..", "tokens": 3}},
+    "extra keys": {"memory": {"type": "memory", "inputs": ["a"], "into": "trunk@.."}},
     "a mask": {"mask": {"type": "mask", "into": "trunk@1", "attend": {"a": ["a"], "b": ["b"]}}},
     "another stream": {"cross": {"type": "cross_attention", "inputs": ["a"], "into": "trunk@.."}},
 }
@@ -51,6 +50,7 @@ def compiled(experiment, sizes, batch):
     """The text of the compiled train step and what it sends."""
     layout = Layout.of(sizes)
     program = Program(resolve(experiment), layout=layout, layers="unroll")
+    placed = lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)  # noqa: E731
     state = jax.tree.map(placed, program.states.abstract, program.states.shardings)
     given = jax.tree.map(lambda x: placed(x, layout.batch(x)), blank(program.model, batch))
     text = program.compiled_step.lower(state, given).compile().as_text()
