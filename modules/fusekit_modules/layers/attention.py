@@ -14,9 +14,10 @@ from fusekit.layered import KeyValue
 from fusekit.stream import Stream
 from fusekit_modules.layers.dot_product import dot_product
 from fusekit_modules.layers.linear import Deltas, Linear
+from fusekit_modules.layers.place import Place
+from fusekit_modules.layers.ring_attention import ring_attention
 from fusekit_modules.layers.rotary import rotate
-
-Mask = Bool[Array, "*b q k"]
+from fusekit_modules.layers.sight import Mask, Sight
 
 
 def both(masks: Sequence[Mask | None]) -> Mask | None:
@@ -96,7 +97,7 @@ class Attention(nnx.Module):
         query: Float[Array, "b q h k"],
         sources: Sequence[KeyValue],
         *,
-        masks: Sequence[Mask | None] = (),
+        masks: Sequence[Mask | Sight | None] = (),
         weights: Mapping[str, Deltas] | None = None,
         context: Context,
     ) -> Float[Array, "b q d"]:
@@ -108,25 +109,43 @@ class Attention(nnx.Module):
                     f"keys of {source.key.shape[2]} heads of size {source.key.shape[3]} meet "
                     f"queries of {query.shape[2]} heads of size {query.shape[3]}"
                 )
+        given = [mask for mask in (readable(sources), *masks) if mask is not None]
+        place = Place.of(context.layout, query)
+        if place and place.rings(sources) and "attention" not in context.collector.wants:
+            pairs = [(s.key.astype(query.dtype), s.value.astype(query.dtype)) for s in sources]
+            mixed, some = ring_attention(query, pairs, given, place)
+            seen = some if given else None
+        else:
+            mixed, seen = self._whole(query, sources, given, context)
+        mixed = checkpoint_name(mixed, "attention")
+        out = self.out(mixed, (weights or {}).get("out", ()))
+        if seen is None:
+            return out
+        return jnp.where(seen[..., None], out, jnp.zeros((), out.dtype))
+
+    def _whole(
+        self,
+        query: Float[Array, "b q h k"],
+        sources: Sequence[KeyValue],
+        masks: Sequence[Mask | Sight],
+        context: Context,
+    ) -> tuple[Float[Array, "b q h k"], Bool[Array, "*b q"] | None]:
+        """With all keys at once; and which queries read anything, if masks say so."""
         key = jnp.concatenate([source.key.astype(query.dtype) for source in sources], axis=1)
         value = jnp.concatenate([source.value.astype(query.dtype) for source in sources], axis=1)
-        mask = both([readable(sources), *masks])
+        mask = both([mask.whole() if isinstance(mask, Sight) else mask for mask in masks])
         if mask is not None:
             mask = jnp.broadcast_to(mask, (*mask.shape[:-2], query.shape[1], key.shape[1]))
         mixed, attention = dot_product(query, key, value, mask)
         context.collect("attention", attention)
-        mixed = checkpoint_name(mixed, "attention")
-        out = self.out(mixed, (weights or {}).get("out", ()))
-        if mask is None:
-            return out
-        return jnp.where(jnp.any(mask, axis=-1)[..., None], out, jnp.zeros((), out.dtype))
+        return mixed, None if mask is None else jnp.any(mask, axis=-1)
 
     def __call__(
         self,
         stream: Stream,
         source: Stream | None = None,
         *,
-        masks: Sequence[Mask | None] = (),
+        masks: Sequence[Mask | Sight | None] = (),
         context: Context,
     ) -> Float[Array, "b q d"]:
         """The stream reads `source`, or itself. `masks` (`[*b, q, k]`) intersect."""

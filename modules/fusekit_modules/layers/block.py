@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from fusekit.context import Context
 from fusekit.errors import FusekitError
@@ -20,21 +20,34 @@ from fusekit_modules.layers.edits import Merged, merge
 from fusekit_modules.layers.mask_rule import Rule, as_added, described
 from fusekit_modules.layers.mlp import MLP
 from fusekit_modules.layers.norm import NormName, norm
+from fusekit_modules.layers.sight import Mask, Sight
 
 
-def causal_mask(own: int, extras: int, others: int, readouts: int) -> Bool[np.ndarray, "q k"]:
+def causal(own: int, extras: int, others: int, readouts: int) -> Sight:
     """Who reads whom where a stream's tokens read what stands before them.
 
     The first `readouts` tokens are the stack's own readout tokens: they read every token and no
     other token reads them. Extra tokens are read by all and read one another only, and so the
     future reaches no token by way of them. Further keys are read by all.
     """
-    mask = np.ones((own + extras, own + extras + others), bool)
-    mask[:own, :own] = np.tril(mask[:own, :own])
-    mask[:own, :readouts] = False
-    mask[:readouts, :own] = True
-    mask[own:, :own] = False
-    return mask
+
+    def rule(q: Array, k: Array) -> Array:
+        return (k >= own) | ((q < own) & ((q < readouts) | ((k <= q) & (k >= readouts))))
+
+    count = np.arange(own + extras + others, dtype="int32")
+    return Sight(rule, count[: own + extras], count)
+
+
+def seen_by(rule: MaskRule, queries: Stream, keys: Stream) -> Mask | Sight:
+    """What a rule says; of those that know how, without making the mask yet."""
+    return rule.sight(queries, keys) if isinstance(rule, Rule) else rule(queries, keys)
+
+
+def _of_chosen(mask: Mask | Sight, chosen: Chosen | None) -> Mask | Sight:
+    """The rows of the chosen queries."""
+    if isinstance(mask, Sight):
+        return mask.of(chosen)
+    return take(mask, chosen, axis=mask.ndim - 2) if mask.shape[-2] > 1 else mask
 
 
 def fitted(delta: NormDelta, length: int, chosen: Chosen | None) -> NormDelta:
@@ -60,7 +73,7 @@ class Block(nnx.Module):
       heads: attention heads.
       hidden: width inside the feed-forward sublayer.
       depth: layers of the stack, over which `drop_path` grows from 0 linearly.
-      causal: tokens read only what stands before them; see `causal_mask`.
+      causal: tokens read only what stands before them; see `causal`.
       readouts: how many of the first tokens are readout tokens; matters where `causal`.
       attend: what the tokens see of one another; extra keys and values are seen by all. Without
         it, all of their own segment.
@@ -172,21 +185,18 @@ class Block(nnx.Module):
                     extra = self._project(extra, merged, normal.values.dtype)
                 sources.append(extra)
             others = sum(source.key.shape[1] for source in sources[1:])
-            masks: list[Array] = []
+            masks: list[Mask | Sight] = []
             if self.causal:
                 own_size = parts[0].length
                 extras = normal.length - own_size
-                masks.append(jnp.asarray(causal_mask(own_size, extras, others, self.readouts)))
+                masks.append(causal(own_size, extras, others, self.readouts))
             shown = [parts[0], *(as_added(part) for part in parts[1:])]
             read = [*shown, *(source.tokens for source in sources[1:])]
             rules = self._rules(read, merged)
             if rules:
                 readers, readable = described(shown), described(read)
-                masks += [rule(readers, readable) for rule in rules]
-            masks = [
-                take(mask, chosen, axis=mask.ndim - 2) if mask.shape[-2] > 1 else mask
-                for mask in masks
-            ]
+                masks += [seen_by(rule, readers, readable) for rule in rules]
+            masks = [_of_chosen(mask, chosen) for mask in masks]
             query = self.attention.queries(take_stream(normal, chosen), weights)
             return self.attention.read(
                 query, sources, masks=masks, weights=weights, context=context

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from jaxtyping import Array, Bool
 
 from fusekit.stream import Stream, concatenate, label_id
 from fusekit_modules.layers.attend import Attend, Clause, Rules, by_query
+from fusekit_modules.layers.sight import Sight
 
 
 def as_added(stream: Stream, own: int = 0) -> Stream:
@@ -28,7 +30,11 @@ def described(streams: Sequence[Stream]) -> Stream:
 
 
 class Tokens(NamedTuple):
-    """Descriptions of tokens, shaped to meet those of others; known when traced if static."""
+    """Descriptions of tokens, `[*b, n]` each; known when traced if static.
+
+    `valid` matters of keys only. `latest`, of queries: by label, the item that the word `latest`
+    lets them read, and whether there is one.
+    """
 
     label: Any
     item: Any
@@ -36,10 +42,12 @@ class Tokens(NamedTuple):
     position: Any
     data: Any
     index: Any
+    valid: Any = None
+    latest: Any = ()
 
     @staticmethod
-    def of(stream: Stream, axis: int) -> "Tokens":
-        """A new axis stands at `axis`: -1 for queries, -2 for keys."""
+    def of(stream: Stream, *, valid: bool = False) -> "Tokens":
+        """Those of a stream; with `valid`, also which are neither padded nor absent."""
         rows = [(s, i) for s in stream.spans for i in range(s.size)]
         told = {
             "label": [label_id(s.label) for s, _ in rows],
@@ -48,18 +56,15 @@ class Tokens(NamedTuple):
             "position": [i for _, i in rows],
         }
         found = [getattr(stream, name) for name in told]
-        columns = [
+        columns: list[Any] = [
             np.asarray(own, "int32") if array is None else array
             for own, array in zip(told.values(), found, strict=True)
         ]
         data = np.asarray([not s.readout for s, _ in rows], bool)
-        columns += [data, np.arange(len(rows))]
-        return Tokens(*(_beside(column, axis) for column in columns))
-
-
-def _beside(column: Any, axis: int) -> Any:
-    known = isinstance(column, np.ndarray)
-    return np.expand_dims(column, axis) if known else jnp.expand_dims(column, axis)
+        index = np.arange(len(rows), dtype="int32")
+        label, item, segment, position = columns
+        known = stream.valid() if valid else None
+        return Tokens(label, item, segment, position, data, index, known)
 
 
 @dataclass(frozen=True)
@@ -87,32 +92,55 @@ class Rule:
         return Rule(by_query(attend), own, others)
 
     def __call__(self, queries: Stream, keys: Stream) -> Bool[Array, "*b q k"]:
-        q, k = Tokens.of(queries, -1), Tokens.of(keys, -2)
+        return self.sight(queries, keys).whole()
+
+    def sight(self, queries: Stream, keys: Stream) -> Sight:
+        """The mask, not made yet."""
+        labels = tuple(dict.fromkeys(span.label for span in keys.spans))
+        asked = [clause.label for _, clauses in self.rules for clause in clauses]
+        words = [clause.word for _, clauses in self.rules for clause in clauses]
+        wanted = [label for label, word in zip(asked, words, strict=True) if word == "latest"]
+        found = dict.fromkeys(n for label in wanted for n in ([label] if label else labels))
+
+        def ahead(q: Tokens, k: Tokens) -> Tokens:
+            return q._replace(latest={label: _latest(label, q, k) for label in found})
+
+        return Sight(
+            partial(self._seen, own=queries.length, labels=labels),
+            Tokens.of(queries),
+            Tokens.of(keys, valid=bool(found)),
+            ahead if found else None,
+        )
+
+    def _seen(self, q: Tokens, k: Tokens, *, own: int, labels: Sequence[str]) -> Any:
+        """Of queries `[*b, q, 1]` among `own` in all, and keys `[*b, 1, k]`."""
         seen = ~q.data
         for label, clauses in self.rules:
             mine = q.data if label is None else q.data & (q.label == label_id(label))
             for clause in clauses:
-                seen = seen | (mine & self._allowed(clause, q, k, keys))
+                seen = seen | (mine & self._allowed(clause, q, k, own, labels))
         if self.own:
-            ruled = k.index < queries.length
+            ruled = k.index < own
             for label in self.others:
                 ruled = ruled | (k.label == label_id(label))
             seen = seen | ~ruled
-        return jnp.asarray(seen & (q.segment == k.segment))
+        return seen & (q.segment == k.segment)
 
-    def _allowed(self, clause: Clause, q: Tokens, k: Tokens, keys: Stream) -> Any:
+    def _allowed(
+        self, clause: Clause, q: Tokens, k: Tokens, own: int, labels: Sequence[str]
+    ) -> Any:
         """Where the clause lets a query read a key, whatever the query's label."""
         there = True if clause.label is None else k.label == label_id(clause.label)
         if clause.word in ("all", "none"):
             return there & (clause.word == "all")
         if clause.word == "causal":
-            later = (k.index > q.index) & (k.index < q.index.size) & self.own
+            later = (k.index > q.index) & (k.index < own) & self.own
             before = (k.position < q.position) | ((k.position == q.position) & ~later)
             return there & k.data & before
         if clause.word == "item":
             return there & k.data & (k.label == q.label) & (k.item == q.item)
-        found = [clause.label] if clause.label else [span.label for span in keys.spans]
-        return _any(_latest(label, q, k, keys.valid()) for label in dict.fromkeys(found))
+        found = [clause.label] if clause.label else labels
+        return _any(_of_latest(label, q, k) for label in found)
 
 
 def _any(masks: Iterable[Any]) -> Any:
@@ -122,15 +150,22 @@ def _any(masks: Iterable[Any]) -> Any:
     return found
 
 
-def _latest(label: str, q: Tokens, k: Tokens, valid: Array | None) -> Any:
-    """Of the valid keys of a label, the whole item of the one that stands last by position at or
-    before the query; of equal positions the greatest item."""
-    mine = k.data & (k.label == label_id(label))
-    before = mine & (k.position <= q.position) & (k.segment == q.segment)
-    if valid is not None:
-        before = before & valid[:, None, :]
+def _latest(label: str, q: Tokens, k: Tokens) -> tuple[Any, Any]:
+    """Of the valid keys of a label, the item of the one that stands last by position at or before
+    the query, of equal positions the greatest item; and whether there is such a key."""
+    before = k.data & (k.label == label_id(label))
+    before = before & (k.position <= q.position) & (k.segment == q.segment)
+    if k.valid is not None:
+        before = before & k.valid
     low = np.iinfo("int32").min
     last = jnp.max(jnp.where(before, k.position, low), axis=-1, keepdims=True)
     final = before & (k.position == last)
     item = jnp.max(jnp.where(final, k.item, low), axis=-1, keepdims=True)
-    return mine & (k.item == item) & (k.segment == q.segment) & jnp.any(before, -1, keepdims=True)
+    return item, jnp.any(before, -1, keepdims=True)
+
+
+def _of_latest(label: str, q: Tokens, k: Tokens) -> Any:
+    """The whole item that `_latest` found."""
+    item, some = q.latest[label]
+    mine = k.data & (k.label == label_id(label))
+    return mine & (k.item == item) & (k.segment == q.segment) & some

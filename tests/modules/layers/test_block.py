@@ -10,7 +10,7 @@ from flax import nnx
 
 from fusekit.context import Context
 from fusekit.stream import Span, Stream
-from fusekit_modules.layers.block import Block, causal_mask
+from fusekit_modules.layers.block import Block, causal
 from tests.modules.layers.harness import STILL, TIGHT, check_gradients, float64, randomised
 from tests.reference import transformer as reference
 
@@ -105,7 +105,7 @@ def test_causal_mask_by_hand():
         [0, 1, 1, 1, 1],
         [0, 0, 0, 1, 1],
     ]
-    np.testing.assert_array_equal(causal_mask(3, 1, 1, 1), np.array(want, bool))
+    np.testing.assert_array_equal(causal(3, 1, 1, 1).whole(), np.array(want, bool))
 
 
 def test_scan_vmap_and_checkpoint_agree_with_a_loop():
