@@ -46,6 +46,19 @@ def test_lengths_that_do_not_divide(length):
     check_meshes(experiment, rows(experiment), [FOUR])
 
 
+@pytest.mark.parametrize("tokens", [4, 3])
+def test_tokens_that_an_operator_brings_into_layers(tokens, monkeypatch):
+    """With four the ring takes twelve tokens, with three eleven and one that fills them up."""
+    monkeypatch.setattr("fusekit_modules.layers.place.LEAST", 1)
+    experiment = early(
+        16,
+        each={"type": "transformer", "depth": 1, "heads": 2},
+        trunk={"depth": 1},
+        fusion={"bottleneck": {"type": "bottleneck", "into": ["a@0", "b@0"], "tokens": tokens}},
+    )
+    check_meshes(experiment, rows(experiment), [FOUR])
+
+
 def compiled(experiment, sizes, batch):
     """The text of the compiled train step and what it sends."""
     layout = Layout.of(sizes)
