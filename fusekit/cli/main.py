@@ -29,9 +29,6 @@ COMMANDS = (
 )
 """Each is the function `command` of the module of that name."""
 
-FAILED = 2
-"""Exit status for what the user can mend. A fault of fusekit itself shows a traceback and is 1."""
-
 TRACEBACK = "--traceback"
 
 
@@ -86,11 +83,12 @@ def run(arguments: Sequence[str]) -> int:
         return 130
     except Exception as error:
         from fusekit.errors import FusekitError
+        from fusekit.status import status_of
 
         if shown or not isinstance(error, FusekitError | OSError):
             raise
         typer.echo(told(error), err=True)
-        return FAILED
+        return status_of(error)
     return 0
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from fusekit.errors import FusekitError
 from fusekit.hosts.place import HostsError, Place, find
+from fusekit.status import status_of
 
 SHUTDOWN = 60
 """Seconds in which all hosts must have done what there was to do after the first has."""
@@ -50,9 +51,9 @@ def joined(
         yield place
     except BaseException as error:
         time.sleep(LONG if _distant(error) else SHORT)
-        watch.failed(_line(error), _status(error))
+        watch.failed(_line(error), status_of(error))
         # others cannot come to JAX's own farewell, which would wait for them
-        atexit.register(_leave, _status(error))
+        atexit.register(_leave, status_of(error))
         raise
     watch.done()
     jax.distributed.shutdown()
@@ -87,13 +88,6 @@ def _distant(error: BaseException) -> bool:
 def _line(error: BaseException) -> str:
     text = str(error) or type(error).__name__
     return text if isinstance(error, FusekitError) else f"{type(error).__name__}: {text}"[:2000]
-
-
-def _status(error: BaseException) -> int:
-    """The exit status that the error gives the command line."""
-    if isinstance(error, KeyboardInterrupt):
-        return 130
-    return 2 if isinstance(error, FusekitError | OSError) else 1
 
 
 def _leave(status: int) -> None:

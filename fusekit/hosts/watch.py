@@ -13,16 +13,10 @@ from typing import Any
 
 from fusekit.hosts.line import Line
 from fusekit.hosts.place import Place
+from fusekit.status import AGAIN, MEND
 
 PING = 3.0
 """Seconds between signs of life."""
-
-LOST = 75
-"""Exit status of a host that ended because of another: EX_TEMPFAIL, to be tried again."""
-
-
-MEND = 2
-"""Exit status of hosts that ended because of what the user can mend: to try again is no use."""
 
 
 def end(text: str, status: int) -> None:
@@ -117,7 +111,7 @@ class Watch:
                 self._lost(str(message["lost"]), message.get("status"))
         return True
 
-    def _lost(self, text: str, status: object = LOST) -> None:
+    def _lost(self, text: str, status: object = AGAIN) -> None:
         """Passes it on and ends this host, unless it is leaving by itself."""
         if self.place.process == 0:
             self._tell(lost=text, status=status)
@@ -128,4 +122,4 @@ class Watch:
             self._ended(text, MEND)
         else:
             more = "--resume goes on from the run's last checkpoint, with any number of hosts"
-            self._ended(f"{text}; {more}", LOST)
+            self._ended(f"{text}; {more}", AGAIN)

@@ -32,11 +32,12 @@ GATHERS = 2
 
 
 def abstract_layout(
-    sizes: Mapping[str, int], params: Any = None, activations: Any = None
+    sizes: Mapping[str, int], params: Any = None, activations: Any = None, components: Any = None
 ) -> Layout:
     """A layout over devices that nobody has named."""
     mesh: Any = AbstractMesh(tuple(sizes.get(axis, 1) for axis in AXES), AXES)
-    return Layout(mesh, {**PARAMS, **(params or {})}, {**ACTIVATIONS, **(activations or {})})
+    params, activations = {**PARAMS, **(params or {})}, {**ACTIVATIONS, **(activations or {})}
+    return Layout(mesh, params, activations, components or {})
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def analytic(graph: Graph, traced: Traced, sizes: Mapping[str, int], *, slices: 
       slices: of the topology.
     """
     mesh = graph.experiment.mesh
-    layout = abstract_layout(sizes, mesh.params, mesh.activations)
+    layout = abstract_layout(sizes, **mesh.rules())
     states = Program(graph, layout=layout).states
     over = {axis: sizes.get(axis, 1) for axis in AXES}
     cut, whole = _weights(states, over)

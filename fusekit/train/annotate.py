@@ -1,6 +1,6 @@
 """An annotate stage: outputs of all rows, stored as data for later stages."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from fusekit.data.annotations import Annotations
 from fusekit.data.pipeline import Pipeline
 from fusekit.errors import FusekitError
 from fusekit.graph.written import VALUE
+from fusekit.hosts.rows import agreed, share
 from fusekit.program import Program
 from fusekit.stream import Signature
 from fusekit.train.evaluate import MASK, Columns, Gathered, gather
@@ -25,7 +26,8 @@ Files = dict[str, dict[str, Path]]
 
 
 def annotate(program: Program, state: Any, folder: Path, *, progress: bool = True) -> Files:
-    """Stores what the stage of a program writes, of every row of every source.
+    """Stores what the stage of a program writes, of every row of every source of its `data`. Of
+    several hosts each computes its share, and the first writes.
 
     Args:
       program: whose graph is that of the stage.
@@ -35,24 +37,26 @@ def annotate(program: Program, state: Any, folder: Path, *, progress: bool = Tru
 
     Raises:
       DataError: the data cannot be read.
-      FusekitError: there are several replicas or hosts.
+      FusekitError: there are several replicas.
     """
-    if program.replicas > 1 or jax.process_count() > 1:
-        raise FusekitError("an annotate stage runs with one replica, on one host")
+    if program.replicas > 1:
+        raise FusekitError("an annotate stage runs with one replica")
     experiment = program.graph.experiment
     files: Files = {}
-    for source, spec in experiment.data.items():
+    for source in _sources(experiment):
         parts: list[Gathered] = []
-        for split in spec.splits(experiment.readable):
-            with closing(_pipeline(experiment, source, split)) as pipeline:
+        for split in experiment.data[source].splits(experiment.readable):
+            with closing(_pipeline(program, source, split)) as pipeline:
                 rows = counted(pipeline, f"annotating {source}, {split}", show=progress)
                 found = gather(program, state, rows)
             assert isinstance(found, Gathered)
             parts.append(found)
         for name in program.graph.metrics:
             path = folder / FOLDER / source / f"{name}.npz"
-            _joined(experiment, name, parts).write(path)
+            if jax.process_index() == 0:
+                _joined(experiment, name, parts).write(path)
             files.setdefault(source, {})[name] = path
+    agreed(0)  # no host reads before the first has written
     return files
 
 
@@ -76,12 +80,21 @@ def joined(files: Files, more: Files) -> Files:
 def stored(folder: Path, experiment: Experiment) -> Files:
     """What is stored already in the folder of a stage; nothing unless it is all there."""
     names = [target.partition(".")[2] for target in experiment.train.write]
-    files = {s: {n: folder / FOLDER / s / f"{n}.npz" for n in names} for s in experiment.data}
+    files = {
+        source: {name: folder / FOLDER / source / f"{name}.npz" for name in names}
+        for source in _sources(experiment)
+    }
     whole = all(path.is_file() for one in files.values() for path in one.values())
     return files if whole else {}
 
 
-def _pipeline(experiment: Experiment, source: str, split: str) -> Pipeline:
+def _sources(experiment: Experiment) -> Iterable[str]:
+    """Names of the sources that a stage reads."""
+    return experiment.train.data or experiment.data
+
+
+def _pipeline(program: Program, source: str, split: str) -> Pipeline:
+    experiment = program.graph.experiment
     train = experiment.train
     return Pipeline(
         {source: experiment.data[source]},
@@ -90,6 +103,7 @@ def _pipeline(experiment: Experiment, source: str, split: str) -> Pipeline:
         seed=train.seed,
         split=split,
         training=False,
+        share=share(program.layout, train.batch),
     )
 
 

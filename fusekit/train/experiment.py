@@ -86,6 +86,7 @@ def train(
     run = None if resume is None else Run.reopen(resume, experiment)
     count = _count(run, replicas)
     if run is None:
+        layout_of(experiment)  # what is refused leaves no folder
         run = Run.create(experiment, root=run_root, name=name, replicas=count)
         resume = None
     warmth = None if start is None else Warmth(folder=Path(start))
@@ -107,6 +108,7 @@ def _staged(
     root = None if resume is None else Run.reopen(resume, experiment)
     count = _count(root, replicas)
     if root is None:
+        layout_of(experiment)
         root = Run.create(experiment, root=run_root, name=name, replicas=count)
     summary: dict[str, Any] = {
         "name": root.name,
@@ -314,7 +316,7 @@ def layout_of(experiment: Experiment) -> Layout:
     """The layout that the experiment's `mesh` declares. Raises `LayoutError`."""
     mesh = experiment.mesh
     sizes = {axis: getattr(mesh, axis) for axis in AXES}
-    layout = Layout.of(sizes, slices=mesh.slices, params=mesh.params, activations=mesh.activations)
+    layout = Layout.of(sizes, slices=mesh.slices, **mesh.rules())
     check_hosts(layout)
     return layout
 

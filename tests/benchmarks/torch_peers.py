@@ -34,6 +34,7 @@ import torch.nn.functional as F
 from flax import nnx
 from measuring import in_turns, load, ratio_of_medians, report
 from torch import Tensor, nn
+from torch_block import Layer
 
 from fusekit.context import Context
 from fusekit.layered import Edit, Edits
@@ -76,29 +77,6 @@ class Outer(nn.Module):
         for x in xs:
             out = torch.einsum("bi,bj->bij", out, torch.cat([one, x], 1)).flatten(1)
         return out
-
-
-class Layer(nn.Module):
-    """A pre-norm block; with a source its attention reads that, normalised alike."""
-
-    def __init__(self, width: int, heads: int, activation: Callable[[Tensor], Tensor]):
-        super().__init__()
-        self.heads, self.activation = heads, activation
-        self.first, self.second = nn.LayerNorm(width, eps=1e-6), nn.LayerNorm(width, eps=1e-6)
-        self.query, self.out = nn.Linear(width, width), nn.Linear(width, width)
-        self.key, self.value = nn.Linear(width, width, bias=False), nn.Linear(width, width)
-        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-
-    def split(self, x: Tensor) -> Tensor:
-        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
-
-    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        a = self.first(x)
-        b = a if y is None else self.first(y)
-        q, k, v = self.split(self.query(a)), self.split(self.key(b)), self.split(self.value(b))
-        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        x = x + self.out(mixed)
-        return x + self.down(self.activation(self.up(self.second(x))))
 
 
 class Bottlenecks(nn.Module):

@@ -97,6 +97,14 @@ def test_the_run_can_be_evaluated_and_gone_on_with(result, capsys):
     assert again.metrics == result.metrics
 
 
+def test_only_the_sources_of_the_stage_are_written(tmp_path):
+    text = CONFIG.replace("made: {", "left: {type: synthetic}\n  made: {")
+    text = text.replace("train: {batch", "train: {data: {made: 1}, batch")
+    result = train(loads(text).experiment, run_root=tmp_path, name="marked", progress=False)
+    folder = stage(result, "mark") / "annotations"
+    assert [one.name for one in folder.iterdir()] == ["made"]
+
+
 def test_padded_sequences_come_back_without_their_padding(tmp_path):
     rng = np.random.default_rng(0)
     values, mask = rng.normal(size=(3, 4, 2)), np.array([[1, 1, 0, 0], [1] * 4, [0] * 4], bool)

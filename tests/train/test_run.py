@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fusekit.config import load
-from fusekit.errors import FusekitError
+from fusekit.errors import FusekitError, LayoutError
 from fusekit.train.environment import environment
 from fusekit.train.experiment import train
 from fusekit.train.files import write, write_json
@@ -196,6 +196,12 @@ def test_a_folder_that_cannot_be_made_is_an_error_with_its_name(tmp_path):
     file.touch()
     with pytest.raises(FusekitError, match=r"file/n/.* cannot be made"):
         Run.create(tiny.experiment(), root=file, name="n")
+
+
+def test_a_mesh_that_is_refused_leaves_no_folder(tmp_path):
+    with pytest.raises(LayoutError, match="devices"):
+        train(tiny.experiment(mesh={"data": 4096}), run_root=tmp_path / "runs", progress=False)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_test_metrics_stand_at_the_best_step_and_once(tmp_path):

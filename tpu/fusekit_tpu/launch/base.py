@@ -14,9 +14,6 @@ START = "start.sh"
 HOME = "/fusekit"
 """Where a container finds the config and the script that starts."""
 
-MEND = 2
-"""Exit status of `fusekit` for what the user has to mend: to begin again is of no use."""
-
 
 class LaunchError(FusekitError):
     """A target cannot run such a job."""

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from fusekit_tpu.launch.base import HOME, MEND, START, Target, within
+from fusekit.status import MEND
+from fusekit_tpu.launch.base import HOME, START, Target, within
 from fusekit_tpu.launch.documents import dumped
 from fusekit_tpu.launch.job import Job
 from fusekit_tpu.launch.pod import (

@@ -3,7 +3,8 @@
 import shlex
 from textwrap import indent
 
-from fusekit_tpu.launch.base import CONFIG, HOME, MEND, START, LaunchError, Target, within
+from fusekit.status import MEND
+from fusekit_tpu.launch.base import CONFIG, HOME, START, LaunchError, Target, within
 from fusekit_tpu.launch.job import Job
 from fusekit_tpu.launch.script import STRICT, command, comment, script, start
 from fusekit_tpu.launch.storage import MOUNT

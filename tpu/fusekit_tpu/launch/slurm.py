@@ -1,6 +1,7 @@
 """`--target slurm`: a batch script for a cluster of GPUs, one process a GPU."""
 
-from fusekit_tpu.launch.base import CONFIG, MEND, START, Target
+from fusekit.status import MEND
+from fusekit_tpu.launch.base import CONFIG, START, Target
 from fusekit_tpu.launch.job import Job
 from fusekit_tpu.launch.script import STRICT, comment, script, start
 

@@ -1,0 +1,88 @@
+"""How well a plan from short compilations agrees with that of the whole program, and how long each
+takes.
+
+    python tests/benchmarks/fast_plan.py [--only mbt,clip] [--topology v5e:4x4] [--rows 16]
+
+Published models at their published size, layers run one by one. The last line is JSON: by model,
+the fast plan's FLOPs, peak, cycles and bytes over ICI as ratios to the whole program's, and the
+seconds of both.
+"""
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+from measuring import load, report
+
+import fusekit
+from fusekit.graph.graph import Graph
+from fusekit.layout import Layout
+from fusekit.plan.compiled import Measure, measure
+from fusekit.plan.compilers import devices
+from fusekit.plan.fast import extrapolated
+from fusekit_tpu.topology import Topology
+
+ROOT = Path(__file__).parents[2]
+MODELS = {
+    name: ROOT / "configs" / "zoo" / "paper" / f"{name}.yaml"
+    for name in ("mbt", "clip", "lxmert", "uniter")
+}
+MOST = {"flops": 0.02, "peak": 0.05, "components": 0.02}
+"""How far from one each ratio may be."""
+
+
+def compared(path: Path, topology: Topology, rows: int) -> dict[str, Any]:
+    """Ratios of the fast plan to the exact one, and seconds."""
+    experiment = fusekit.load(path, ["train.compute=bfloat16"])
+    graph = fusekit.resolve(experiment)
+    layout = Layout.of({"fsdp": topology.devices}, devices=devices(topology))
+
+    def compiled(one: Graph) -> Measure:
+        batch = rows * topology.devices
+        return measure(one, layout, topology, batch=batch, layers="unroll")
+
+    began = time.monotonic()
+    fast = extrapolated(graph, compiled, lambda text: print(f"  {text}", flush=True))
+    between = time.monotonic()
+    exact = compiled(graph)
+    ended = time.monotonic()
+    if fast is None:
+        raise SystemExit(f"{path}: nothing to shorten")
+    return {
+        "flops": round(fast.flops / exact.flops, 4),
+        "peak": round(fast.peak / exact.peak, 4),
+        "cycles": round(fast.cycles / exact.cycles, 4),
+        "ici": round(sum(fast.ici.values()) / sum(exact.ici.values()), 4),
+        "peak_gib": round(exact.peak / 2**30, 3),
+        "state_gib": round(exact.state / 2**30, 3),
+        "components": round(sum(exact.flops_of.values()) / exact.flops, 4),
+        "fast_seconds": round(between - began, 1),
+        "exact_seconds": round(ended - between, 1),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default=",".join(MODELS))
+    parser.add_argument("--topology", default="v5e:4x4")
+    parser.add_argument("--rows", type=int, default=16, help="rows a device")
+    given = parser.parse_args()
+    topology, before = Topology.parse(given.topology), load()
+    found: dict[str, Any] = {}
+    for name in given.only.split(","):
+        print(name, flush=True)
+        found[name] = compared(MODELS[name], topology, given.rows)
+        print(f"  {found[name]}", flush=True)
+    missed = [
+        f"{name}: {of} {one[of]}, off by more than {most:.0%}"
+        for name, one in found.items()
+        for of, most in MOST.items()
+        if abs(one[of] - 1) > most
+    ]
+    figures = {"topology": str(topology), "rows": given.rows, "models": found}
+    raise SystemExit(report("fast_plan", figures, failures=missed, before=before))
+
+
+if __name__ == "__main__":
+    main()
