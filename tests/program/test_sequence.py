@@ -23,6 +23,10 @@ CASES = {
 OPERATORS = {
     "extra keys": {"memory": {"type": "memory", "inputs": ["a"], "into": "trunk@.."}},
     "a mask": {"mask": {"type": "mask", "into": "trunk@1", "attend": {"a": ["a"], "b": ["b"]}}},
+    "few queries": {
+        "few": {"type": "resampler", "inputs": ["a"], "tokens": 3, "depth": 1, "heads": 2},
+        "memory": {"type": "memory", "inputs": ["few"], "into": "trunk@.."},
+    },
     "another stream": {"cross": {"type": "cross_attention", "inputs": ["a"], "into": "trunk@.."}},
 }
 
