@@ -1,6 +1,7 @@
 """One walk through a graph's events, with given parameters."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -133,6 +134,8 @@ class Run:
     ) -> tuple[Any, ...]:
         """Runs an event on given inputs; `index` may be traced, in a scan."""
         rule = getattr(self, f"_{event.kind}")
+        if context.layout is not None:
+            context = replace(context, layout=context.layout.of_node(event.node))
         with node_scope(event.node):
             given = rule(event, index, inputs, state_of, context)
         repeat = self.model.graph.nodes[event.node].repeat

@@ -23,13 +23,17 @@ CASES = {
 OPERATORS = {
     "extra keys": {"memory": {"type": "memory", "inputs": ["a"], "into": "trunk@.."}},
     "a mask": {"mask": {"type": "mask", "into": "trunk@1", "attend": {"a": ["a"], "b": ["b"]}}},
+    "few queries": {
+        "few": {"type": "resampler", "inputs": ["a"], "tokens": 3, "depth": 1, "heads": 2},
+        "memory": {"type": "memory", "inputs": ["few"], "into": "trunk@.."},
+    },
     "another stream": {"cross": {"type": "cross_attention", "inputs": ["a"], "into": "trunk@.."}},
 }
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_masks_and_dropout(case):
-    experiment = early(32, trunk=CASES[case])
+    experiment = early(32, trunk=CASES[case], mesh={"layers": "scan"})
     check_meshes(experiment, rows(experiment), [FOUR, CUBE])
 
 
@@ -46,22 +50,43 @@ def test_lengths_that_do_not_divide(length):
     check_meshes(experiment, rows(experiment), [FOUR])
 
 
-def compiled(experiment, sizes, batch):
-    """The text of the compiled train step and what it sends."""
-    layout = Layout.of(sizes)
+@pytest.mark.parametrize("tokens", [4, 3])
+def test_tokens_that_an_operator_brings_into_layers(tokens, monkeypatch):
+    """With four the ring takes twelve tokens, with three eleven and one that fills them up."""
+    monkeypatch.setattr("fusekit_modules.layers.place.LEAST", 1)
+    experiment = early(
+        16,
+        each={"type": "transformer", "depth": 1, "heads": 2},
+        trunk={"depth": 1},
+        fusion={"bottleneck": {"type": "bottleneck", "into": ["a@0", "b@0"], "tokens": tokens}},
+    )
+    check_meshes(experiment, rows(experiment), [FOUR])
+
+
+def traced(experiment, layout, batch):
+    """The train step, traced for a mesh."""
     program = Program(resolve(experiment), layout=layout, layers="unroll")
     placed = lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)  # noqa: E731
     state = jax.tree.map(placed, program.states.abstract, program.states.shardings)
     given = jax.tree.map(lambda x: placed(x, layout.batch(x)), blank(program.model, batch))
-    text = program.compiled_step.lower(state, given).compile().as_text()
-    return text, costs(text, dict(layout.mesh.shape)).collectives
+    return program.compiled_step.trace(state, given)
+
+
+def test_a_component_may_keep_its_tokens_whole():
+    experiment = early(32)
+    apart = {"trunk": {"activations": {"time": None}}}
+    for components in ({}, apart):
+        step = traced(experiment, Layout.of(FOUR, components=components), 4)
+        assert ("ppermute" in str(step.jaxpr)) == (not components)
 
 
 def test_no_device_holds_all_keys_or_their_scores():
     length, batch, width = 1096, 8, 32
     part = length // 4
     experiment = early(length, trunk={"causal": True}, width=width, batch=batch)
-    text, found = compiled(experiment, {"data": 2, "sequence": 4}, batch)
+    layout = Layout.of({"data": 2, "sequence": 4})
+    text = traced(experiment, layout, batch).lower().compile().as_text()
+    found = costs(text, dict(layout.mesh.shape)).collectives
     one = batch // 2 * part * width * 4
     passed = [c for c in found if c.opcode == "collective-permute" and c.axes == ("sequence",)]
     # in each of two layers keys and values go round three times forward, and three back, and

@@ -6,10 +6,11 @@ import fusekit
 from fusekit.stream import Stream
 
 
-def early(length, *, trunk=None, fusion=None, batch=4, width=16, heads=2, **sections):
-    """Two modalities of half the length, the second optional, joined for one trunk."""
+def early(length, *, each=None, trunk=None, fusion=None, batch=4, width=16, heads=2, **sections):
+    """Two modalities of half the length, the second optional, joined for one trunk; `each` is what
+    encodes them before, if it is more than an embedding."""
     tokens = {"type": "tokens", "vocab": 50, "length": length // 2}
-    embed = {"type": "embed", "width": width}
+    embed = {"type": "embed", "width": width, **(each or {})}
     trunk = {"type": "transformer", "depth": 2, "heads": heads, "input": "both", **(trunk or {})}
     return fusekit.experiment(
         modalities={

@@ -8,7 +8,9 @@ from flax import nnx
 from jax.nn import initializers
 from jaxtyping import Array, Bool, Float, Int
 
+from fusekit.layout import Layout
 from fusekit.parameter import parameter
+from fusekit_modules.fusion._expert_parallel import ExpertPlace, travel
 
 Dispatch = Literal["ragged", "dense"]
 
@@ -69,18 +71,47 @@ class ExpertMlps(nnx.Module):
         self.down = parameter(rngs, init, (experts, hidden, width), ("expert", "mlp", "embed"))
 
     def __call__(
-        self, x: Float[Array, "n d"], expert: Int[Array, "n k"], weight: Float[Array, "n k"]
-    ) -> Float[Array, "n d"]:
-        """Each token's experts, weighed: sum_k weight_k MLP_k(x)."""
+        self,
+        x: Float[Array, "b t d"],
+        expert: Int[Array, "n k"],
+        weight: Float[Array, "n k"],
+        *,
+        layout: Layout | None = None,
+    ) -> Float[Array, "b t d"]:
+        """Each token's experts, weighed: sum_k weight_k MLP_k(x); `n` are the tokens in order."""
         up, down = self.up[...].astype(x.dtype), self.down[...].astype(x.dtype)
-        weight, (tokens, choices) = weight.astype(x.dtype), expert.shape
+        weight, choices = weight.astype(x.dtype), expert.shape[1]
+        place = ExpertPlace.of(layout, x.shape, len(up), up.shape[-1])
+        if place is not None:
+            each = dense if self.dispatch == "dense" else ragged
+            shape = (*x.shape[:2], choices)
+            named, weight = expert.reshape(shape), weight.reshape(shape)
+            return travel(x, named, weight, up, down, each=each, place=place)
+        rows = x.reshape(-1, x.shape[-1])
         if self.dispatch == "dense":
             gate = jnp.einsum("nk,nke->ne", weight, jax.nn.one_hot(expert, len(up), dtype=x.dtype))
-            hidden = jax.nn.gelu(jnp.einsum("nd,edh->neh", x, up), approximate=False)
-            return jnp.einsum("neh,ehd,ne->nd", hidden, down, gate)
-        order = jnp.argsort(expert.reshape(-1), stable=True)
-        sizes = jnp.bincount(expert.reshape(-1), length=len(up)).astype(jnp.int32)
-        grouped = x[order // choices]
-        hidden = jax.nn.gelu(jax.lax.ragged_dot(grouped, up, sizes), approximate=False)
-        out = jax.lax.ragged_dot(hidden, down, sizes)[jnp.argsort(order)]
-        return jnp.einsum("nkd,nk->nd", out.reshape(tokens, choices, -1), weight)
+            return gated(rows, gate, up, down).reshape(x.shape)
+        out = ragged(jnp.repeat(rows, choices, axis=0), expert.reshape(-1), up, down)
+        return jnp.einsum("nkd,nk->nd", out.reshape(*expert.shape, -1), weight).reshape(x.shape)
+
+
+def gated(
+    x: Float[Array, "n d"], gate: Float[Array, "n e"], up: Array, down: Array
+) -> Float[Array, "n d"]:
+    """sum_e gate_e MLP_e(x), every expert on every row."""
+    hidden = jax.nn.gelu(jnp.einsum("nd,edh->neh", x, up), approximate=False)
+    return jnp.einsum("neh,ehd,ne->nd", hidden, down, gate)
+
+
+def dense(x: Float[Array, "n d"], expert: Int[Array, "n"], up: Array, down: Array) -> Array:
+    """Each row through its expert, by computing all of them; zeros where there is none such."""
+    return gated(x, jax.nn.one_hot(expert, len(up), dtype=x.dtype), up, down)
+
+
+def ragged(x: Float[Array, "n d"], expert: Int[Array, "n"], up: Array, down: Array) -> Array:
+    """Each row through its expert, sorted by expert; zeros where there is none such."""
+    order = jnp.argsort(expert, stable=True)
+    sizes = jnp.bincount(expert, length=len(up)).astype(jnp.int32)
+    hidden = jax.nn.gelu(jax.lax.ragged_dot(x[order], up, sizes), approximate=False)
+    out = jax.lax.ragged_dot(hidden, down, sizes)[jnp.argsort(order)]
+    return jnp.where((expert < len(up))[:, None], out, jnp.zeros((), out.dtype))

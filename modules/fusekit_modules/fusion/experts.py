@@ -119,18 +119,21 @@ class Experts(Balanced):
     ) -> tuple[tuple[Edit, ...], list[Routing]]:
         """The routings are noted in a list while the layers run, for `leave` to sum up."""
         found: list[Routing] = []
-        branch = Branch(lambda stream: self.apply(stream, found), self.labels or None)
+        branch = Branch(lambda stream: self.apply(stream, found, context), self.labels or None)
         return tuple(Edit(replace={"mlp": branch}) for _ in streams), found
 
-    def apply(self, stream: Stream, found: list[Routing]) -> Stream:
+    def apply(self, stream: Stream, found: list[Routing], context: Context) -> Stream:
         """`[b, t, d] -> [b, t, d]`, of the tokens to route alone; adds its routing to `found`."""
-        flat, valid = stream.values.reshape(-1, stream.width), stream.valid()
+        valid = stream.valid()
         counts = jnp.ones(stream.values.shape[:2], bool) if valid is None else valid
-        logits = flat.astype(loss_dtype(stream)) @ self.router[...].astype(loss_dtype(stream))
+        logits = stream.values.astype(loss_dtype(stream)) @ self.router[...].astype(
+            loss_dtype(stream)
+        )
+        logits = logits.reshape(-1, logits.shape[-1])
         routing = route(logits, self.top, counts.reshape(-1), normalise=self.normalise)
         found.append(routing)
-        out = self.mlps(flat, routing.expert, routing.weight)
-        return stream.with_(values=out.reshape(stream.values.shape))
+        out = self.mlps(stream.values, routing.expert, routing.weight, layout=context.layout)
+        return stream.with_(values=out)
 
     def leave(
         self, outputs: tuple[LayerOutput, ...], reads: Reads, state: Any, *, context: Context

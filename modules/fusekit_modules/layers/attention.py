@@ -110,8 +110,8 @@ class Attention(nnx.Module):
                     f"queries of {query.shape[2]} heads of size {query.shape[3]}"
                 )
         given = [mask for mask in (readable(sources), *masks) if mask is not None]
-        place = Place.of(context.layout, query)
-        if place and place.rings(sources) and "attention" not in context.collector.wants:
+        place = Place.of(context.layout, query, [source.key.shape[1] for source in sources])
+        if place is not None and "attention" not in context.collector.wants:
             pairs = [(s.key.astype(query.dtype), s.value.astype(query.dtype)) for s in sources]
             mixed, some = ring_attention(query, pairs, given, place)
             seen = some if given else None

@@ -74,6 +74,14 @@ def absorb(
     )
 
 
+def united(running: Running, axis: Any) -> Running:
+    """What the devices along mesh axes found for the same queries, each of other keys."""
+    peak = jax.lax.pmax(running.peak, axis)
+    kept = jnp.exp(running.peak - peak)
+    mixed, total = running.mixed * kept[..., None], running.total * kept
+    return Running(jax.lax.psum(mixed, axis), peak, jax.lax.psum(total, axis))
+
+
 def finish(running: Running, query: Float[Array, "b q h k"]) -> Result:
     """After all keys. Queries that may read nothing get zeros."""
     some = running.total > 0

@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
-from fusekit.layered import KeyValue
 from fusekit.layout import Layout
 
 LEAST = 128
@@ -19,16 +18,24 @@ device gets so many."""
 
 @dataclass(frozen=True)
 class Place:
-    """Mesh axes of rows, of tokens (the ring) and of heads."""
+    """Mesh axes of rows, of tokens (the ring) and of heads.
+
+    Args:
+      turns: whether queries are split and keys go round; else queries are whole on every device,
+        and each reads the keys that it has.
+    """
 
     mesh: Mesh
     rows: Any
     ring: Any
     heads: Any
+    turns: bool = True
 
     @staticmethod
-    def of(layout: Layout | None, query: Array) -> "Place | None":
-        """That of queries `[b, q, h, k]`; `None` where their tokens are not split."""
+    def of(layout: Layout | None, query: Array, counts: Sequence[int]) -> "Place | None":
+        """That of queries `[b, q, h, k]` that read sources of so many keys. Queries that are no
+        more than the keys that a device has of the longest source stay whole. `None` where there
+        is nothing to split, or queries are too many to be whole and too few to be split."""
         if layout is None or layout.size == 1:
             return None
         b, q, h, _ = query.shape
@@ -40,7 +47,10 @@ class Place:
         if set(_names(heads)) & {*_names(rows), *_names(ring)}:
             heads = None
         place = Place(layout.mesh, rows, ring, heads)
-        return place if place.splits(q) else None
+        longest = max([count for count in counts if place.splits(count)], default=0)
+        if q * place.devices <= longest:
+            return replace(place, turns=False)
+        return place if longest and place.splits(q) else None
 
     @property
     def devices(self) -> int:
@@ -51,17 +61,22 @@ class Place:
         """Whether so many tokens are cut over the ring; else each device has them all."""
         return length % self.devices == 0 or length >= LEAST * self.devices
 
-    def rings(self, sources: Sequence[KeyValue]) -> bool:
-        """Whether any of the sources is cut; else the partitioner has nothing to gather."""
-        return any(self.splits(source.key.shape[1]) for source in sources)
-
     def missing(self, length: int) -> int:
         """How many tokens fill the last part up."""
         return -length % self.devices if self.splits(length) else 0
 
-    def spec(self, *, split: bool) -> P:
-        """Of queries, keys or values `[b, n, h, k]`."""
-        return P(self.rows, self.ring if split else None, self.heads, None)
+    @property
+    def queries(self) -> Any:
+        """The axes over which queries are split."""
+        return self.ring if self.turns else None
+
+    def unfilled(self, queries: int) -> int:
+        """How many queries fill the last part up."""
+        return self.missing(queries) if self.turns else 0
+
+    def spec(self, tokens: Any) -> P:
+        """Of queries, keys or values `[b, n, h, k]` whose tokens lie on these axes."""
+        return P(self.rows, tokens, self.heads, None)
 
     def of_columns(self, shape: tuple[int, ...], *axes: Any) -> P:
         """Of arrays whose last axes lie on these mesh axes; an axis before them is that of rows,

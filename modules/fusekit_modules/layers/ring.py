@@ -6,6 +6,7 @@ gradients along until it is home again. To be called within `jax.shard_map`.
 """
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from functools import reduce
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from fusekit_modules.layers.online_softmax import (
     finish,
     in_chunks,
     start,
+    united,
 )
 from fusekit_modules.layers.sight import Sight, beside
 
@@ -52,6 +54,13 @@ class Seen:
     def __init__(self, sights: Sequence[Sight], dense: Sequence[Array]):
         self.sights = [(sight.rule, sight.prepared(), sight.keys) for sight in sights]
         self.dense = dense
+        self.here: Array | None = None
+
+    def where(self, here: Array) -> "Seen":
+        """Nothing where `here` is false."""
+        found = copy(self)
+        found.here = here
+        return found
 
     def __call__(self, at: Any, count: int) -> Allowed:
         """Of the keys from `at` on."""
@@ -63,35 +72,44 @@ class Seen:
         for rule, queries, keys in self.sights:
             near = jax.tree.map(lambda column: beside(piece(column), -2), keys)
             masks.append(jnp.asarray(rule(queries, near)))
+        if self.here is not None:
+            masks.append(jnp.broadcast_to(self.here, (1, 1, count)))
         if not masks:
             return None
         masks = [mask if mask.ndim == 3 else mask[None] for mask in masks]
         return jnp.expand_dims(reduce(jnp.logical_and, masks), 1)
 
 
-Visit = Callable[[Any, Block, Any, int, Any], tuple[Any, Any]]
-"""(carry, block, its luggage, its size, where it begins) -> carry and luggage after the visit."""
+Visit = Callable[[Any, Block, Any, Seen, int, Any], tuple[Any, Any]]
+"""(carry, block, its luggage, masks, its size, where it begins) -> carry and luggage after it."""
 
 
 class Ring(NamedTuple):
-    """Devices along the mesh axes `axis`, and what the keys consist of."""
+    """Devices along the mesh axes `axis`, what the keys consist of, and whether blocks go round.
+
+    If not, each device has all queries, and reads the blocks that it has: its parts of sources, and
+    the first device the sources that are whole.
+    """
 
     axis: Any
     devices: int
     sections: tuple[Section, ...]
+    turns: bool = True
 
     def forward(self, query: Float[Array, "b q h k"], blocks: list[Block], seen: Seen) -> Result:
         """What the device's queries read of all keys."""
 
-        def visit(running: Any, block: Block, _: Any, size: int, begin: Any) -> tuple[Any, None]:
+        def visit(
+            running: Any, block: Block, _: Any, seen: Seen, size: int, begin: Any
+        ) -> tuple[Any, None]:
             def chunk(running: Any, at: Any, count: int) -> Any:
                 key, value = (_piece(x, at, count) for x in block)
                 return absorb(running, query, key, value, seen(begin + at, count))
 
             return in_chunks(chunk, running, size), None
 
-        running, _ = self._round(visit, start(query), blocks, [None] * len(blocks))
-        return finish(running, query)
+        running, _ = self._round(visit, start(query), blocks, [None] * len(blocks), seen)
+        return finish(running if self.turns else united(running, self.axis), query)
 
     def backward(
         self,
@@ -106,7 +124,7 @@ class Ring(NamedTuple):
         pull, high = Pull.of(query, result, grad), result.log_total.dtype
 
         def visit(
-            total: Array, block: Block, sums: Block, size: int, begin: Any
+            total: Array, block: Block, sums: Block, seen: Seen, size: int, begin: Any
         ) -> tuple[Array, Block]:
             def chunk(carry: tuple[Array, Block], at: Any, count: int) -> tuple[Array, Block]:
                 total, sums = carry
@@ -118,7 +136,8 @@ class Ring(NamedTuple):
             return in_chunks(chunk, (total, sums), size)
 
         zeros = [Block(*(jnp.zeros(x.shape, high) for x in block)) for block in blocks]
-        total, sums = self._round(visit, jnp.zeros(query.shape, high), blocks, zeros)
+        total, sums = self._round(visit, jnp.zeros(query.shape, high), blocks, zeros, seen)
+        total = total if self.turns else jax.lax.psum(total, self.axis)
         for n, section in enumerate(self.sections):
             if not section.moves:
                 sums[n] = jax.lax.psum(sums[n], self.axis)
@@ -126,26 +145,26 @@ class Ring(NamedTuple):
         return total.astype(query.dtype), cast
 
     def _round(
-        self, visit: Visit, carry: Any, blocks: list[Block], luggage: list[Any]
+        self, visit: Visit, carry: Any, blocks: list[Block], luggage: list[Any], seen: Seen
     ) -> tuple[Any, list[Any]]:
-        """Has the device meet every block once. Luggage is filled on the way, and comes home."""
-        luggage, moving = list(luggage), []
+        """Has the device meet every block once, or its own. Luggage is filled on the way, and comes
+        home."""
+        own, luggage, moving = jax.lax.axis_index(self.axis), list(luggage), []
+        still = seen if self.turns else seen.where(own == 0)
         for n, section in enumerate(self.sections):
             if section.moves:
                 moving.append(n)
                 continue
-            carry, luggage[n] = visit(carry, blocks[n], luggage[n], section.size, section.begin)
-        if not moving:
-            return carry, luggage
-        own = jax.lax.axis_index(self.axis)
+            size, begin = section.size, section.begin
+            carry, luggage[n] = visit(carry, blocks[n], luggage[n], still, size, begin)
 
         def meet(carry: Any, held: list[Block], kept: list[Any], turn: Any) -> tuple[Any, list]:
             home, after = (own - turn) % self.devices, []
-            for n, block, luggage in zip(moving, held, kept, strict=True):
+            for n, block, sums in zip(moving, held, kept, strict=True):
                 section = self.sections[n]
                 begin = section.begin + home * section.size
-                carry, luggage = visit(carry, block, luggage, section.size, begin)
-                after.append(luggage)
+                carry, sums = visit(carry, block, sums, seen, section.size, begin)
+                after.append(sums)
             return carry, after
 
         def step(state: Any, turn: Array) -> tuple[Any, None]:
@@ -154,11 +173,16 @@ class Ring(NamedTuple):
             carry, kept = meet(carry, held, kept, turn)
             return (carry, coming, self._passed(kept)), None
 
-        state = carry, [blocks[n] for n in moving], [luggage[n] for n in moving]
-        (carry, held, kept), _ = jax.lax.scan(step, state, jnp.arange(self.devices - 1))
-        carry, kept = meet(carry, held, kept, self.devices - 1)
-        for n, own_luggage in zip(moving, self._passed(kept), strict=True):
-            luggage[n] = own_luggage
+        held, kept = [blocks[n] for n in moving], [luggage[n] for n in moving]
+        if self.turns:
+            turns = jnp.arange(self.devices - 1)
+            (carry, held, kept), _ = jax.lax.scan(step, (carry, held, kept), turns)
+            carry, kept = meet(carry, held, kept, self.devices - 1)
+            kept = self._passed(kept)
+        else:
+            carry, kept = meet(carry, held, kept, 0)
+        for n, sums in zip(moving, kept, strict=True):
+            luggage[n] = sums
         return carry, luggage
 
     def _passed(self, tree: Any) -> Any:

@@ -37,10 +37,10 @@ class Masks(NamedTuple):
         return [(sight.queries, sight.keys) for sight in self.sights], self.dense
 
     def spec(self, place: Place) -> Any:
-        """Where these lie: rows of queries on the ring, keys on every device."""
+        """Where these lie: what is of queries as they do, what is of keys on every device."""
 
         def queries(x: Array) -> P:
-            return place.of_columns(x.shape, place.ring)
+            return place.of_columns(x.shape, place.queries)
 
         def keys(x: Array) -> P:
             return place.of_columns(x.shape, None)
@@ -49,7 +49,7 @@ class Masks(NamedTuple):
             (jax.tree.map(queries, sight.queries), jax.tree.map(keys, sight.keys))
             for sight in self.sights
         ]
-        return pairs, [place.of_columns(x.shape, place.ring, None) for x in self.dense]
+        return pairs, [place.of_columns(x.shape, place.queries, None) for x in self.dense]
 
     def seen(self, columns: Any) -> Seen:
         """The masks of one device, from its part of the columns."""
@@ -71,11 +71,11 @@ def ring_attention(
     `dot_product` has it; and which queries read anything. Those that do not get zeros.
 
     Args:
-      sources: keys and values. Those that `place` splits go round the ring; the others are whole
-        on every device and read there.
+      sources: keys and values. Those that `place` splits go round the ring, or are read where
+        they are by all queries; the others are whole on every device.
       masks: of the keys of all sources side by side; they intersect.
     """
-    length, missing = query.shape[1], place.missing(query.shape[1])
+    length, missing = query.shape[1], place.unfilled(query.shape[1])
     counts = [key.shape[1] for key, _ in sources]
     fill = [place.missing(count) for count in counts]
     sections, begin = [], 0
@@ -87,7 +87,7 @@ def ring_attention(
         Block(_filled(key, more, 1), _filled(value, more, 1))
         for (key, value), more in zip(sources, fill, strict=True)
     ]
-    ring = Ring(place.ring, place.devices, tuple(sections))
+    ring = Ring(place.ring, place.devices, tuple(sections), place.turns)
     found = _prepared(masks, counts, fill, missing)
     mixed, some = _attend(ring, place, found)(_filled(query, missing, 1), blocks, found.columns())
     return mixed[:, :length], some[:, :length]
@@ -95,9 +95,9 @@ def ring_attention(
 
 def _attend(ring: Ring, place: Place, masks: Masks) -> Any:
     """The function of queries, blocks and columns, with its gradient."""
-    query = place.spec(split=True)
-    blocks = [Block(*[place.spec(split=section.moves)] * 2) for section in ring.sections]
-    heads_first = P(place.rows, place.heads, place.ring)
+    query = place.spec(place.queries)
+    blocks = [Block(*[place.spec(place.ring if s.moves else None)] * 2) for s in ring.sections]
+    heads_first = P(place.rows, place.heads, place.queries)
     places: list[Any] = [query, heads_first, heads_first]
     result = Result(*places)
     columns = masks.spec(place)

@@ -77,7 +77,7 @@ def masks_of(kind, queries, keys):
 
 
 def check(sizes, queries, keys, kind):
-    place = Place.of(Layout.of(sizes), np.zeros((ROWS, queries, HEADS, SIZE)))
+    place = Place.of(Layout.of(sizes), np.zeros((ROWS, queries, HEADS, SIZE)), keys)
     assert place is not None
     masks, allowed = masks_of(kind, queries, keys)
 
@@ -123,28 +123,45 @@ def test_a_chunk_divides_its_block():
     assert chunk_of(2062) == 2062
 
 
+@pytest.mark.parametrize("kind", ["none", "dense"])
+def test_few_queries_stay_whole_and_read_keys_where_they_are(kind):
+    """More keys of a source on each of four devices than queries; a short source is read once."""
+    check(RINGS["4"], 3, [16, 3], kind)
+
+
 def test_where_tokens_are_not_split_there_is_no_ring():
-    query = np.zeros((ROWS, 8, HEADS, SIZE))
-    assert Place.of(None, query) is None
-    assert Place.of(Layout.of({"data": 4}), query) is None
-    assert Place.of(Layout.of({"sequence": 4}), query[:, :7]) is None
+    query, split = np.zeros((ROWS, 8, HEADS, SIZE)), Layout.of({"sequence": 4})
+    assert Place.of(None, query, [8]) is None
+    assert Place.of(Layout.of({"data": 4}), query, [8]) is None
+    assert Place.of(split, query, [7]) is None
+    assert Place.of(split, query[:, :7], [8]) is None
     whole = Layout.of({"sequence": 4}, activations={"time": None})
-    assert Place.of(whole, query) is None
+    assert Place.of(whole, query, [8]) is None
+
+
+def test_queries_turn_unless_they_are_few():
+    layout = Layout.of({"sequence": 4})
+    for queries, keys, turns in ((8, 8, True), (8, 28, True), (8, 32, False), (7, 32, False)):
+        place = Place.of(layout, np.zeros((ROWS, queries, HEADS, SIZE)), [3, keys])
+        assert place is not None
+        assert place.turns == turns
 
 
 def test_heads_and_rows_that_do_not_divide_are_whole():
     layout = Layout.of({"data": 2, "sequence": 2, "tensor": 2})
-    assert Place.of(layout, np.zeros((4, 8, 2, 3))) == Place(
+    assert Place.of(layout, np.zeros((4, 8, 2, 3)), [8]) == Place(
         layout.mesh, "data", "sequence", "tensor"
     )
-    assert Place.of(layout, np.zeros((3, 8, 3, 3))) == Place(layout.mesh, None, "sequence", None)
+    assert Place.of(layout, np.zeros((3, 8, 3, 3)), [8]) == Place(
+        layout.mesh, None, "sequence", None
+    )
 
 
 def test_tokens_over_two_axes_of_the_mesh():
     layout = Layout.of(
         {"fsdp": 2, "sequence": 2}, activations={"batch": None, "time": ("fsdp", "sequence")}
     )
-    place = Place.of(layout, np.zeros((ROWS, 8, HEADS, SIZE)))
+    place = Place.of(layout, np.zeros((ROWS, 8, HEADS, SIZE)), [8])
     assert place is not None
     assert place.devices == 4
     p = drawn(8, [8])
@@ -155,7 +172,7 @@ def test_tokens_over_two_axes_of_the_mesh():
 
 
 def test_contents_that_are_masked_change_nothing():
-    place = Place.of(Layout.of({"sequence": 4}), np.zeros((ROWS, 8, HEADS, SIZE)))
+    place = Place.of(Layout.of({"sequence": 4}), np.zeros((ROWS, 8, HEADS, SIZE)), [8])
     assert place is not None
     valid = np.random.default_rng(0).random((ROWS, 8)) < 0.5
     p = {name: a.astype("float32") for name, a in drawn(8, [8]).items()}

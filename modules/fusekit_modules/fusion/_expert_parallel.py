@@ -1,0 +1,140 @@
+"""Experts on different devices: tokens travel to their experts and back (Lepikhin et al. 2020).
+
+No token is dropped and none is padded to the worst case. A round sends at most `SLACK` times a
+balanced share from each device to each other; a first round always runs, and further rounds while
+any device has tokens left for any other, which is decided for the whole mesh at once. With `n`
+tokens of `k` choices on each of `d` devices, and `m` experts there, a round takes buffers of
+`SLACK n k` tokens a device, and there are never more than `d min(1, m / k) / SLACK` rounds, rounded
+up. Rounds after the first are computed again in the backward pass.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, Int
+
+from fusekit.layout import Layout
+
+SLACK = 1.5
+
+Each = Callable[[Array, Array, Array, Array], Array]
+"""(rows `[n, d]`, their experts `[n]`, up, down) -> `[n, d]`; zeros for experts that are not."""
+
+
+@dataclass(frozen=True)
+class ExpertPlace:
+    """Mesh axes of tokens `[b, t]`, of experts and of their hidden width."""
+
+    mesh: Mesh
+    tokens: P
+    axis: str
+    hidden: Any
+
+    @staticmethod
+    def of(
+        layout: Layout | None, shape: tuple[int, ...], experts: int, hidden: int
+    ) -> "ExpertPlace | None":
+        """For tokens `[b, t, d]`; `None` unless tokens and experts are both split over one axis."""
+        if layout is None or layout.size == 1:
+            return None
+        axis, wide = layout.of_param((experts, hidden), ("expert", "mlp")).spec
+        tokens = layout.of_stream(shape[:2], ("batch", "time")).spec
+        taken = {name for axes in tokens for name in _names(axes)}
+        if not isinstance(axis, str) or axis not in taken:
+            return None
+        wide = None if taken & set(_names(wide)) else wide
+        return ExpertPlace(layout.mesh, tokens, axis, wide)
+
+
+def travel(
+    x: Float[Array, "b t d"],
+    expert: Int[Array, "b t k"],
+    weight: Float[Array, "b t k"],
+    up: Float[Array, "e d h"],
+    down: Float[Array, "e h d"],
+    *,
+    each: Each,
+    place: ExpertPlace,
+) -> Float[Array, "b t d"]:
+    """sum_k weight_k MLP_k(x) of each token, its experts wherever they are."""
+    tokens = P(*place.tokens, None)
+    weights = (P(place.axis, None, place.hidden), P(place.axis, place.hidden, None))
+    device = partial(_device, each=each, place=place)
+    return jax.shard_map(
+        device,
+        mesh=place.mesh,
+        in_specs=(tokens, tokens, tokens, *weights),
+        out_specs=tokens,
+        check_vma=False,
+    )(x, expert, weight, up, down)
+
+
+def _device(
+    x: Array,
+    expert: Array,
+    weight: Array,
+    up: Array,
+    down: Array,
+    *,
+    each: Each,
+    place: ExpertPlace,
+) -> Array:
+    """What one device does for its own tokens, and for those that come."""
+    devices, here, choices = place.mesh.shape[place.axis], up.shape[0], expert.shape[-1]
+    rows, chosen = x.reshape(-1, x.shape[-1]), expert.reshape(-1)
+    count = len(chosen)
+    share = math.ceil(SLACK * count / devices)
+    rounds = math.ceil(len(rows) * min(choices, here) / share)
+    to = chosen // here
+    rank, most = _ranked(to, devices)
+    copies = jnp.repeat(rows, choices, axis=0)
+
+    def sent(array: Array) -> Array:
+        parts = array.reshape(devices, share, *array.shape[1:])
+        return jax.lax.all_to_all(parts, place.axis, 0, 0).reshape(array.shape)
+
+    def one(number: Any) -> Array:
+        """What the copies whose turn it is get; zeros for the others."""
+        slot = jnp.where(rank // share == number, to * share + rank % share, devices * share)
+        letters = jnp.zeros((devices * share, x.shape[-1]), x.dtype)
+        letters = letters.at[slot].set(copies, mode="drop")
+        names = jnp.full((devices * share,), here, "int32")
+        names = names.at[slot].set((chosen % here).astype("int32"), mode="drop")
+        out = each(sent(letters), sent(names), up, down)
+        if place.hidden is not None:
+            out = jax.lax.psum(out, place.hidden)
+        return sent(out).at[slot].get(mode="fill", fill_value=0)
+
+    found = one(0)
+    if rounds > 1:
+        left = jax.lax.pmax(most, place.mesh.axis_names)
+
+        @jax.checkpoint
+        def further(found: Array, number: Array) -> tuple[Array, None]:
+            more = jax.lax.cond(
+                number * share < left, lambda: one(number), lambda: jnp.zeros_like(found)
+            )
+            return found + more, None
+
+        found, _ = jax.lax.scan(further, found, jnp.arange(1, rounds))
+    parts = found.reshape(*expert.shape, x.shape[-1])
+    return jnp.einsum("btkd,btk->btd", parts, weight.astype(x.dtype))
+
+
+def _ranked(to: Int[Array, "n"], devices: int) -> tuple[Int[Array, "n"], Int[Array, ""]]:
+    """The number of each copy among those that go where it goes, and the most for one place."""
+    order = jnp.argsort(to, stable=True)
+    counts = jnp.bincount(to, length=devices)
+    begins = jnp.cumsum(counts) - counts
+    return jnp.argsort(order) - begins[to], jnp.max(counts)
+
+
+def _names(axes: Any) -> tuple[str, ...]:
+    return () if axes is None else (axes,) if isinstance(axes, str) else tuple(axes)
