@@ -1,8 +1,8 @@
 """The backward kernels for GPUs: weights are made again from scores and kept logarithms.
 
-One kernel has a program for each tile of queries and sums over keys; the other one for each tile of
-keys, which sums over the queries of all streams that read it (Dao 2023, algorithm 2, split in two so
-that no sum needs atomics).
+One kernel has a program for each tile of queries and sums over keys; the other has one for each
+tile of keys and sums over the queries of all streams that read it (Dao 2023, algorithm 2, split in
+two so that no sum needs atomics).
 """
 
 from typing import Any
@@ -56,13 +56,13 @@ def queries_tile(
         found = there(source.mask, batch, first, within(first, size_k, source.key.shape[1]), size_k)
         tile_k = rows(first, size_k, head, dim, batch, found)
         key = tile_k.load(source.key)
-        scores = dot(query, key, (1, 1)) * (form.scale * LOG2E)
+        scores = dot(form, query, key, (1, 1)) * (form.scale * LOG2E)
         if found is not None:
             scores = jnp.where(found[None, :], scores, -jnp.inf)
         weights = jnp.exp2(scores - logs[:, None])
-        d_weights = dot(d_out, tile_k.load(source.value), (1, 1))
+        d_weights = dot(form, d_out, tile_k.load(source.value), (1, 1))
         d_scores = weights * (d_weights - delta[:, None])
-        return total + dot(d_scores.astype(key.dtype), key, (1, 0))
+        return total + dot(form, d_scores.astype(key.dtype), key, (1, 0))
 
     total = jnp.zeros((size_q, power(dim)), jnp.float32)
     for source in sources:
@@ -103,14 +103,14 @@ def keys_tile(
         query, d_out = tile_q.load(stream.values), tile_q.load(grad)
         logs = read(lse, head, batch, first, size_q, within_q) * LOG2E
         delta = read(products, head, batch, first, size_q, within_q)
-        scores = dot(key, query, (1, 1)) * (form.scale * LOG2E)
+        scores = dot(form, key, query, (1, 1)) * (form.scale * LOG2E)
         weights = jnp.exp2(scores - logs[None, :])
         if present is not None:
             weights = jnp.where(present[:, None], weights, 0.0)
-        d_value = d_value + dot(weights.astype(d_out.dtype), d_out, (1, 0))
-        d_weights = dot(value, d_out, (1, 1))
+        d_value = d_value + dot(form, weights.astype(d_out.dtype), d_out, (1, 0))
+        d_weights = dot(form, value, d_out, (1, 1))
         d_scores = weights * (d_weights - delta[None, :])
-        return d_key + dot(d_scores.astype(query.dtype), query, (1, 0)), d_value
+        return d_key + dot(form, d_scores.astype(query.dtype), query, (1, 0)), d_value
 
     carry = (jnp.zeros((size_k, power(dim)), jnp.float32),) * 2
     for reader in readers:

@@ -1,8 +1,8 @@
 """The forward kernel for GPUs: a program for each tile of queries of one head of one example.
 
 Scores of a tile of queries and a tile of keys never leave the chip (Dao et al. 2022, algorithm 1;
-Dao 2023, algorithm 1): the running maximum and sum are corrected as tiles of keys come. Tiles beyond
-the last key that is there are not visited, so that an absent modality costs nothing.
+Dao 2023, algorithm 1): the running maximum and sum are corrected as tiles of keys come. Tiles
+beyond the last key that is there are not visited, so that an absent modality costs nothing.
 """
 
 from typing import Any
@@ -54,14 +54,14 @@ def one_tile(
         keys = source.key.shape[1]
         found = there(source.mask, batch, first, within(first, size_k, keys), size_k)
         tile_k = rows(first, size_k, head, dim, batch, found)
-        scores = dot(query, tile_k.load(source.key), (1, 1)) * (form.scale * LOG2E)
+        scores = dot(form, query, tile_k.load(source.key), (1, 1)) * (form.scale * LOG2E)
         if found is not None:
             scores = jnp.where(found[None, :], scores, -jnp.inf)
         higher = jnp.maximum(peak, jnp.max(scores, axis=1))
         mass = jnp.exp2(scores - higher[:, None])
         shrink = jnp.exp2(peak - higher)
         value = tile_k.load(source.value)
-        mixed = mixed * shrink[:, None] + dot(mass.astype(value.dtype), value, (1, 0))
+        mixed = mixed * shrink[:, None] + dot(form, mass.astype(value.dtype), value, (1, 0))
         return total * shrink + jnp.sum(mass, axis=1), higher, mixed
 
     carry = (

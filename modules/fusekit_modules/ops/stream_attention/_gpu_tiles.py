@@ -8,6 +8,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array
 
+from fusekit_modules.ops.stream_attention.form import Form
+
 LOG2E = 1.4426950408889634
 
 
@@ -81,9 +83,13 @@ def tiles(mask_ref: Any | None, batch: Any, length: int, size: int) -> Any:
     return jax.lax.div(last + (size - 1), size)
 
 
-def dot(a: Array, b: Array, dimensions: tuple[int, int]) -> Array:
-    """Product over one axis of each, summed in float32; float32 is not rounded to TF32."""
-    precision = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
+def dot(form: Form, a: Array, b: Array, dimensions: tuple[int, int]) -> Array:
+    """Product over one axis of each, summed in float32. Float32 is not rounded to TF32: it is the
+    sum of three products of it, as float32 has no tensor cores."""
+    precision: Any = None
+    if a.dtype == jnp.float32:
+        exact = jax.lax.DotAlgorithmPreset.TF32_TF32_F32_X3
+        precision = jax.lax.Precision.HIGHEST if form.interpret else exact
     return jax.lax.dot_general(
         a,
         b,

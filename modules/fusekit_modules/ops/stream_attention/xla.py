@@ -71,7 +71,9 @@ def backward(
             start = stop
     pairs = []
     for source, found in zip(sources, parts, strict=True):
-        d_key, d_value = (reduce(jnp.add, d).reshape(source.key.shape) for d in zip(*found))
+        d_key, d_value = (
+            reduce(jnp.add, d).reshape(source.key.shape) for d in zip(*found, strict=True)
+        )
         pairs.append((_there(d_key, source.mask), _there(d_value, source.mask)))
     return d_queries, pairs
 
