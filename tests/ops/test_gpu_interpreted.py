@@ -1,4 +1,4 @@
-"""The GPU kernels, interpreted, against the reference: values and gradients; and that they lower."""
+"""GPU kernels, interpreted, against the reference: values and gradients; and that they lower."""
 
 from dataclasses import replace
 

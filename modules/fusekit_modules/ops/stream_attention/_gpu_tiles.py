@@ -63,8 +63,7 @@ def there(mask_ref: Any | None, batch: Any, start: Any, inside: Array | None, si
     if mask_ref is None:
         return inside
     view = mask_ref.at[batch, pl.ds(start, size)]
-    found = view[...] if inside is None else plgpu.load(view, mask=inside, other=0)
-    return found.astype(jnp.int32) > 0
+    return view[...] if inside is None else plgpu.load(view, mask=inside, other=False)
 
 
 def rows(start: Any, size: int, head: Any, dim: int, batch: Any, there: Array | None) -> Rows:

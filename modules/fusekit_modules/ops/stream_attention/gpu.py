@@ -36,10 +36,11 @@ class Tiles:
     warps: int = 4
     stages: int = 2
 
-    def of(self, *lengths: int) -> tuple[int, int]:
-        """Rows of tiles; no larger than the longest array needs."""
-        longest = power(max(lengths))
-        return min(self.queries, longest), min(self.keys, longest)
+    def of(self, queries: Sequence[Queries], sources: Sequence[Source]) -> tuple[int, int]:
+        """Rows of tiles: no more than the longest array needs, nor than float32 compiles soon."""
+        longest = max(a[0].shape[1] for a in (*queries, *sources))
+        most = power(longest) if queries[0].values.dtype.itemsize < 4 else min(power(longest), 32)
+        return min(self.queries, most), min(self.keys, most)
 
     @property
     def params(self) -> plgpu.CompilerParams:
@@ -75,7 +76,7 @@ def forward(
     form: Form, queries: Sequence[Queries], sources: Sequence[Source], *, tiles: Tiles = FORWARD
 ) -> list[tuple[Float[Array, "b q hd"], Float[Array, "b h q"]]]:
     """As `reference.forward`."""
-    sizes = tiles.of(*_lengths(queries, sources))
+    sizes = tiles.of(queries, sources)
 
     def kernel(streams: Any, read: Any, *outs: Any) -> None:
         def one(n: int, tile: Any, head: Any, batch: Any) -> None:
@@ -86,7 +87,7 @@ def forward(
 
     outs = [(_like(q.values), _logs(form, q.values)) for q in queries]
     return _call(kernel, form, "forward", tiles, sizes[0], queries, outs)(
-        _numbers(queries), _numbers(sources)
+        list(queries), list(sources)
     )
 
 
@@ -100,8 +101,8 @@ def backward(
     tiles: tuple[Tiles, Tiles] = (QUERIES, KEYS),
 ) -> tuple[list[Array], list[tuple[Array, Array]]]:
     """As `reference.backward`."""
-    sizes = tiles[0].of(*_lengths(queries, sources))
-    sizes_k = tiles[1].of(*_lengths(queries, sources))
+    sizes = tiles[0].of(queries, sources)
+    sizes_k = tiles[1].of(queries, sources)
 
     def of_queries(streams: Any, read: Any, kept: Any, *outs: Any) -> None:
         def one(n: int, tile: Any, head: Any, batch: Any) -> None:
@@ -117,7 +118,7 @@ def backward(
 
         _each([pl.cdiv(s.key.shape[1], sizes_k[1]) for s in read], one)
 
-    streams, read = _numbers(queries), _numbers(sources)
+    streams, read = list(queries), list(sources)
     kept = [(out, lse, grad) for (out, lse), grad in zip(results, grads, strict=True)]
     outs = [(_like(q.values), _logs(form, q.values)) for q in queries]
     first = _call(of_queries, form, "queries", tiles[0], sizes[0], queries, outs)(
@@ -161,15 +162,6 @@ def _each(counts: list[int], run: Callable[..., None]) -> None:
         mine = (tile >= start) & (tile < start + count)
         pl.when(mine)(partial(run, n, tile - start, head, batch))
         start += count
-
-
-def _lengths(queries: Sequence[Queries], sources: Sequence[Source]) -> list[int]:
-    return [q.values.shape[1] for q in queries] + [s.key.shape[1] for s in sources]
-
-
-def _numbers(given: Sequence[Any]) -> list[Any]:
-    """Masks as int8, which Triton can load."""
-    return [g if g.mask is None else g._replace(mask=g.mask.astype(jnp.int8)) for g in given]
 
 
 def _like(array: Array) -> jax.ShapeDtypeStruct:
