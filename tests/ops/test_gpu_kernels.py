@@ -1,6 +1,7 @@
 """Kernels on the GPU that is here, against the float32 reference: values and gradients.
 
-JAX_PLATFORMS=cuda python -m pytest -m gpu -W ignore tests/ops/test_gpu_kernels.py
+JAX_DISABLE_MOST_OPTIMIZATIONS=0 JAX_PLATFORMS=cuda \\
+    python -m pytest -m gpu -W ignore tests/ops/test_gpu_kernels.py
 """
 
 from dataclasses import replace
