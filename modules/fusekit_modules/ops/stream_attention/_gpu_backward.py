@@ -9,18 +9,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array
 
 from fusekit_modules.ops.stream_attention._gpu_tiles import (
     LOG2E,
     dot,
     power,
+    read,
     rows,
     there,
     tiles,
     within,
+    write,
 )
 from fusekit_modules.ops.stream_attention.form import Form, Queries, Source
 
@@ -121,18 +121,3 @@ def keys_tile(
         carry = jax.lax.fori_loop(0, count, lambda n, c, r=reader: visit(r, n, c), carry)
     at.store(outs[0], carry[0] * form.scale, inside)
     at.store(outs[1], carry[1], inside)
-
-
-def read(ref: Any, head: Any, batch: Any, start: Any, size: int, inside: Array | None) -> Array:
-    """A float32 number for each row, of an array `[b, h, t]`; zero for rows outside it."""
-    view = ref.at[batch, head, pl.ds(start, size)]
-    return view[...] if inside is None else plgpu.load(view, mask=inside, other=0.0)
-
-
-def write(ref: Any, row: Array, head: Any, batch: Any, start: Any, inside: Array | None) -> None:
-    """Writes a number for each row of an array `[b, h, t]`."""
-    view = ref.at[batch, head, pl.ds(start, row.shape[0])]
-    if inside is None:
-        view[...] = row
-    else:
-        plgpu.store(view, row, mask=inside)

@@ -9,8 +9,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array
 
 from fusekit_modules.ops.stream_attention._gpu_tiles import (
@@ -21,6 +19,7 @@ from fusekit_modules.ops.stream_attention._gpu_tiles import (
     there,
     tiles,
     within,
+    write,
 )
 from fusekit_modules.ops.stream_attention.form import Form, Queries, Source
 
@@ -78,9 +77,6 @@ def one_tile(
     some = total > 0 if present is None else (total > 0) & present
     safe = jnp.where(some, total, 1.0)
     at.store(out, jnp.where(some[:, None], mixed / safe[:, None], 0.0), inside)
-    logs = jnp.where(some, peak / LOG2E + jnp.log(safe), 0.0)
-    view = lse.at[batch, head, pl.ds(start, size_q)]
-    if inside is None:
-        view[...] = logs
-    else:
-        plgpu.store(view, logs, mask=inside)
+    if lse is not None:
+        logs = jnp.where(some, peak / LOG2E + jnp.log(safe), 0.0)
+        write(lse, logs, head, batch, start, inside)

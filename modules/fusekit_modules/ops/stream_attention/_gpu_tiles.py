@@ -98,6 +98,21 @@ def dot(form: Form, a: Array, b: Array, dimensions: tuple[int, int]) -> Array:
     )
 
 
+def read(ref: Any, head: Any, batch: Any, start: Any, size: int, inside: Array | None) -> Array:
+    """A float32 number for each row, of an array `[b, h, t]`; zero for rows outside it."""
+    view = ref.at[batch, head, pl.ds(start, size)]
+    return view[...] if inside is None else plgpu.load(view, mask=inside, other=0.0)
+
+
+def write(ref: Any, row: Array, head: Any, batch: Any, start: Any, inside: Array | None) -> None:
+    """Writes a number for each row of an array `[b, h, t]`."""
+    view = ref.at[batch, head, pl.ds(start, row.shape[0])]
+    if inside is None:
+        view[...] = row
+    else:
+        plgpu.store(view, row, mask=inside)
+
+
 def power(size: int) -> int:
     """The next power of two; of 16 at least, which is what tensor cores multiply."""
     return max(16, pl.next_power_of_2(size))

@@ -73,7 +73,12 @@ def unsupported(
 
 
 def forward(
-    form: Form, queries: Sequence[Queries], sources: Sequence[Source], *, tiles: Tiles = FORWARD
+    form: Form,
+    queries: Sequence[Queries],
+    sources: Sequence[Source],
+    *,
+    logs: bool = True,
+    tiles: Tiles = FORWARD,
 ) -> list[tuple[Float[Array, "b q hd"], Float[Array, "b h q"]]]:
     """As `reference.forward`."""
     sizes = tiles.of(queries, sources)
@@ -85,7 +90,7 @@ def forward(
 
         _each([pl.cdiv(q.values.shape[1], sizes[0]) for q in streams], one)
 
-    outs = [(_like(q.values), _logs(form, q.values)) for q in queries]
+    outs = [(_like(q.values), _logs(form, q.values) if logs else None) for q in queries]
     return _call(kernel, form, "forward", tiles, sizes[0], queries, outs)(
         list(queries), list(sources)
     )

@@ -10,11 +10,16 @@ import jax
 from jaxtyping import Array, Float
 
 from fusekit_modules.ops.dispatch import Choice, Reason, choose
-from fusekit_modules.ops.stream_attention import gpu, reference, xla
+from fusekit_modules.ops.stream_attention import gpu, reference, tpu, xla
 from fusekit_modules.ops.stream_attention.form import Form, Queries, Reads, Source, form_of
 from fusekit_modules.ops.target import Target
 
-_BACKENDS: Mapping[str, ModuleType] = {"gpu": gpu, "xla": xla, "reference": reference}
+_BACKENDS: Mapping[str, ModuleType] = {
+    "gpu": gpu,
+    "tpu": tpu,
+    "xla": xla,
+    "reference": reference,
+}
 """Best first."""
 
 
@@ -108,15 +113,12 @@ def plan(
 def _attend(
     run: Run, queries: tuple[Queries, ...], sources: tuple[Source, ...]
 ) -> tuple[Array, ...]:
-    return tuple(out for out, _ in _forward(run, queries, sources))
-
-
-def _forward(run: Run, queries: Any, sources: Any) -> list[tuple[Array, Array]]:
-    return _BACKENDS[run.forward.backend].forward(run.form, queries, sources)
+    forward = _BACKENDS[run.forward.backend].forward
+    return tuple(out for out, _ in forward(run.form, queries, sources, logs=False))
 
 
 def _keep(run: Run, queries: Any, sources: Any) -> tuple[tuple[Array, ...], Any]:
-    results = _forward(run, queries, sources)
+    results = _BACKENDS[run.forward.backend].forward(run.form, queries, sources)
     return tuple(out for out, _ in results), (queries, sources, results)
 
 

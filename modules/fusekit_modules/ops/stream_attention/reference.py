@@ -14,10 +14,13 @@ HIGHEST = jax.lax.Precision.HIGHEST
 
 
 def forward(
-    form: Form, queries: Sequence[Queries], sources: Sequence[Source]
+    form: Form, queries: Sequence[Queries], sources: Sequence[Source], *, logs: bool = True
 ) -> list[tuple[Float[Array, "b q hd"], Float[Array, "b h q"]]]:
     """Of each stream softmax(scale · query keyᵀ) value by head, over all the sources it reads, and
-    the logarithm of the sum of the exponentials. A token that may read nothing gets 0 and 0."""
+    the logarithm of the sum of the exponentials. A token that may read nothing gets 0 and 0.
+
+    Without `logs` kernels do not write the logarithms, and give something else in their place.
+    """
     return [
         _one(form, stream, [sources[n] for n in read])
         for stream, read in zip(queries, form.reads, strict=True)

@@ -20,7 +20,7 @@ def unsupported(*_: Any) -> Reason:
 
 
 def forward(
-    form: Form, queries: Sequence[Queries], sources: Sequence[Source]
+    form: Form, queries: Sequence[Queries], sources: Sequence[Source], *, logs: bool = True
 ) -> list[tuple[Float[Array, "b q hd"], Float[Array, "b h q"]]]:
     """As `reference.forward`."""
     found = []
