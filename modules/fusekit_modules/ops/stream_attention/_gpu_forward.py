@@ -31,13 +31,13 @@ def one_tile(
     form: Form,
     stream: Queries,
     sources: list[Source],
-    out: Any,
-    lse: Any,
+    outs: tuple[Any, Any],
     place: tuple[Any, Any, Any],
     sizes: tuple[int, int],
 ) -> None:
     """Refs of a stream and its sources; writes the tile at `place` (tile, head, example)."""
     tile, head, batch = place
+    out, lse = outs
     size_q, size_k = sizes
     length, dim = stream.values.shape[1], stream.values.shape[2] // form.heads
     start = tile * size_q

@@ -86,9 +86,11 @@ def dot(form: Form, a: Array, b: Array, dimensions: tuple[int, int]) -> Array:
     """Product over one axis of each, summed in float32. Float32 is not rounded to TF32: it is the
     sum of three products of it, as float32 has no tensor cores."""
     precision: Any = None
-    if a.dtype == jnp.float32:
-        exact = jax.lax.DotAlgorithmPreset.TF32_TF32_F32_X3
-        precision = jax.lax.Precision.HIGHEST if form.interpret else exact
+    if form.interpret:  # a CPU cannot sum all products of bfloat16 in float32
+        a, b = a.astype(jnp.float32), b.astype(jnp.float32)
+        precision = jax.lax.Precision.HIGHEST
+    elif a.dtype == jnp.float32:
+        precision = jax.lax.DotAlgorithmPreset.TF32_TF32_F32_X3
     return jax.lax.dot_general(
         a,
         b,

@@ -69,12 +69,12 @@ def _head(
     query, grad, logs, delta = stream
     key, value, flipped, there = source
     dim = key.shape[1] // heads
-    scores = dot(key, query, (1, 1)) * form.scale
+    scores = dot(form, key, query, (1, 1)) * form.scale
     if there is not None:
         scores = jnp.where(there > 0, scores, -jnp.inf)
     weights = jnp.exp(scores - logs)
-    d_value = dot(weights.astype(grad.dtype), grad, (1, 0))
-    d_weights = dot(value, grad, (1, 1))
+    d_value = dot(form, weights.astype(grad.dtype), grad, (1, 0))
+    d_weights = dot(form, value, grad, (1, 1))
     d_scores = (weights * (d_weights - delta)).astype(query.dtype)
-    d_query = dot(flipped[head * dim : (head + 1) * dim], d_scores, (1, 0))
-    return d_query, dot(d_scores, query, (1, 0)), d_value
+    d_query = dot(form, flipped[head * dim : (head + 1) * dim], d_scores, (1, 0))
+    return d_query, dot(form, d_scores, query, (1, 0)), d_value

@@ -52,7 +52,7 @@ def _head(
     one = of_head(query, head, heads, before)
     scores = []
     for key, _, allowed in sources:
-        score = dot(key, one, (1, 1))
+        score = dot(form, key, one, (1, 1))
         score = score if before == form.scale else score * form.scale
         scores.append(score if allowed is None else jnp.where(allowed > 0, score, -jnp.inf))
     peak = jnp.full((1, length), LOW, jnp.float32)
@@ -63,7 +63,7 @@ def _head(
         mass = jnp.exp(score - peak)
         total = total + jnp.sum(mass, axis=0, keepdims=True)
         mine = value[head * dim : (head + 1) * dim]
-        sums = sums + dot(mine, mass.astype(value.dtype), (1, 0))
+        sums = sums + dot(form, mine, mass.astype(value.dtype), (1, 0))
     some = total > 0
     safe = jnp.where(some, total, 1.0)
     inverse = jnp.where(some, 1 / safe, 0.0)

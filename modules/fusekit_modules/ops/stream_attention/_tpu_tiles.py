@@ -4,11 +4,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from fusekit_modules.ops.stream_attention.form import Form
+
 LANES = 128
 
 
-def dot(a: Array, b: Array, dimensions: tuple[int, int]) -> Array:
+def dot(form: Form, a: Array, b: Array, dimensions: tuple[int, int]) -> Array:
     """Product over one axis of each, summed in float32; float32 is not rounded to bfloat16."""
+    if form.interpret:  # a CPU cannot sum all products of bfloat16 in float32
+        a, b = a.astype(jnp.float32), b.astype(jnp.float32)
     return jax.lax.dot_general(
         a,
         b,

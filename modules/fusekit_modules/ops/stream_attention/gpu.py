@@ -86,7 +86,7 @@ def forward(
     def kernel(streams: Any, read: Any, *outs: Any) -> None:
         def one(n: int, tile: Any, head: Any, batch: Any) -> None:
             mine = [read[s] for s in form.reads[n]]
-            one_tile(form, streams[n], mine, *outs[n], (tile, head, batch), sizes)
+            one_tile(form, streams[n], mine, outs[n], (tile, head, batch), sizes)
 
         _each([pl.cdiv(q.values.shape[1], sizes[0]) for q in streams], one)
 

@@ -126,7 +126,7 @@ def _back(run: Run, kept: Any, grads: tuple[Array, ...]) -> Any:
     queries, sources, results = kept
     backward = _BACKENDS[run.backward.backend].backward
     values, pairs = backward(run.form, queries, sources, results, grads)
-    return tuple(Queries(d, None) for d in values), tuple(Source(*d, None) for d in pairs)
+    return tuple(Queries(d, None) for d in values), tuple(Source(k, v, None) for k, v in pairs)
 
 
 _attend.defvjp(_keep, _back)
