@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fusekit.layout import Layout
 from fusekit_modules.ops import Target
 from fusekit_modules.ops.stream_attention import (
+    Source,
     cases,
     gpu,
     plan,
@@ -89,6 +91,33 @@ def test_passes_choose_their_backends_by_themselves(platform, name):
     assert difference(found, [out for out, _ in due]) < 1e-5
     d_queries, _ = reference.backward(form, queries, sources, due, grads)
     assert difference(back(tuple(grads)), d_queries) < 1e-5
+
+
+@pytest.mark.parametrize("platform", ["gpu", "tpu"])
+def test_every_device_of_a_mesh_takes_its_examples_and_heads(platform):
+    case = replace(cases.TESTED[2], head_dim=16, missing="some")
+    form, queries, sources, grads = made(case, jnp.float32)
+    layout = Layout.of({"data": 2, "tensor": 2}, devices=jax.devices()[:4])
+    target = Target(platform, generation="v5e" if platform == "tpu" else None, interpret=True)
+
+    def outs(values, pairs):
+        streams = [q._replace(values=v) for q, v in zip(queries, values, strict=True)]
+        read = [Source(k, v, s.mask) for (k, v), s in zip(pairs, sources, strict=True)]
+        return stream_attention(
+            streams, read, heads=case.heads, target=target, layout=layout, backend=platform
+        )
+
+    def both(values, pairs, grads):
+        found, back = jax.vjp(outs, values, pairs)
+        return found, back(tuple(grads))
+
+    given = [q.values for q in queries], [(s.key, s.value) for s in sources], grads
+    lowered = jax.jit(both).lower(*given)
+    assert "all_gather" not in lowered.as_text()
+    found, back = lowered.compile()(*given)
+    due = reference.forward(form, queries, sources)
+    assert difference(found, [out for out, _ in due]) < 1e-5
+    assert difference(back, reference.backward(form, queries, sources, due, grads)) < 1e-5
 
 
 @pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")

@@ -91,9 +91,8 @@ def forward(
         _each([pl.cdiv(q.values.shape[1], sizes[0]) for q in streams], one)
 
     outs = [(_like(q.values), _logs(form, q.values) if logs else None) for q in queries]
-    return _call(kernel, form, "forward", tiles, sizes[0], queries, outs)(
-        list(queries), list(sources)
-    )
+    call = _call(kernel, form, "forward", tiles, sizes[0], queries, outs)
+    return list(call(list(queries), list(sources)))
 
 
 def backward(
@@ -132,7 +131,7 @@ def backward(
     kept = [(lse, d[1], grad) for (_, lse, grad), d in zip(kept, first, strict=True)]
     outs = [(_like(s.key), _like(s.value)) for s in sources]
     pairs = _call(of_keys, form, "keys", tiles[1], sizes_k[1], sources, outs)(streams, read, kept)
-    return [d for d, _ in first], pairs
+    return [d for d, _ in first], list(pairs)
 
 
 def _call(

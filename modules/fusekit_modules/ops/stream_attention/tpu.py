@@ -68,7 +68,7 @@ def forward(
     floor = floors.forward(form, queries, sources)
     found = grid.call(run, "forward", floor, form, (_rows(queries), _rows(sources)), outs)
     if not logs:
-        return found
+        return list(found)
     return [(out, lse.reshape(out.shape[0], form.heads, -1)) for out, lse in found]
 
 
@@ -92,7 +92,8 @@ def backward(
     given = (_rows(queries), _rows(sources), kept)
     outs = ([q.values for q in queries], [(s.key, s.value) for s in sources])
     floor = floors.backward(form, queries, sources)
-    return grid.call(run, "backward", floor, form, given, outs)
+    values, pairs = grid.call(run, "backward", floor, form, given, outs)
+    return list(values), list(pairs)
 
 
 @dataclass(frozen=True)
