@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from jax.experimental import pallas as pl
 from jaxtyping import Array
 
 from fusekit_modules.ops.stream_attention.form import Form, Queries, Source
@@ -15,6 +16,12 @@ class Floor(NamedTuple):
     flops: int
     bytes: int
     weights: int
+
+    def estimate(self) -> pl.CostEstimate:
+        """What XLA is told of a kernel, whose inside it does not see."""
+        return pl.CostEstimate(
+            flops=self.flops, bytes_accessed=self.bytes, transcendentals=self.weights
+        )
 
     def seconds(self, flop_rate: float, byte_rate: float) -> float:
         """The longer of computing at `flop_rate` and moving at `byte_rate`, both a second."""

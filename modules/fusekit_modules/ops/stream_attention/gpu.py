@@ -15,9 +15,11 @@ from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array, Float
 
 from fusekit_modules.ops.dispatch import Reason
+from fusekit_modules.ops.stream_attention import floors
 from fusekit_modules.ops.stream_attention._gpu_backward import keys_tile, queries_tile
 from fusekit_modules.ops.stream_attention._gpu_forward import one_tile
 from fusekit_modules.ops.stream_attention._gpu_tiles import power
+from fusekit_modules.ops.stream_attention.floors import Floor
 from fusekit_modules.ops.stream_attention.form import Form, Queries, Source
 from fusekit_modules.ops.target import Target
 
@@ -91,7 +93,8 @@ def forward(
         _each([pl.cdiv(q.values.shape[1], sizes[0]) for q in streams], one)
 
     outs = [(_like(q.values), _logs(form, q.values) if logs else None) for q in queries]
-    call = _call(kernel, form, "forward", tiles, sizes[0], queries, outs)
+    floor = floors.forward(form, queries, sources)
+    call = _call(kernel, form, "forward", floor, tiles, sizes[0], queries, outs)
     return list(call(list(queries), list(sources)))
 
 
@@ -123,14 +126,17 @@ def backward(
         _each([pl.cdiv(s.key.shape[1], sizes_k[1]) for s in read], one)
 
     streams, read = list(queries), list(sources)
+    floor = floors.backward(form, queries, sources)
     kept = [(out, lse, grad) for (out, lse), grad in zip(results, grads, strict=True)]
     outs = [(_like(q.values), _logs(form, q.values)) for q in queries]
-    first = _call(of_queries, form, "queries", tiles[0], sizes[0], queries, outs)(
+    first = _call(of_queries, form, "queries", floor, tiles[0], sizes[0], queries, outs)(
         streams, read, kept
     )
     kept = [(lse, d[1], grad) for (_, lse, grad), d in zip(kept, first, strict=True)]
     outs = [(_like(s.key), _like(s.value)) for s in sources]
-    pairs = _call(of_keys, form, "keys", tiles[1], sizes_k[1], sources, outs)(streams, read, kept)
+    pairs = _call(of_keys, form, "keys", floor, tiles[1], sizes_k[1], sources, outs)(
+        streams, read, kept
+    )
     return [d for d, _ in first], list(pairs)
 
 
@@ -138,6 +144,7 @@ def _call(
     kernel: Callable[..., None],
     form: Form,
     name: str,
+    floor: Floor,
     tiles: Tiles,
     rows: int,
     over: Sequence[Queries] | Sequence[Source],
@@ -150,6 +157,7 @@ def _call(
         grid=(count, form.heads, over[0][0].shape[0]),
         out_shape=outs,
         compiler_params=tiles.params,
+        cost_estimate=floor.estimate(),
         interpret=form.interpret,
         name=f"stream_attention_{name}",
     )

@@ -135,11 +135,7 @@ class _Grid:
             compiler_params=pltpu.CompilerParams(
                 dimension_semantics=("parallel", "parallel"), vmem_limit_bytes=VMEM
             ),
-            cost_estimate=pl.CostEstimate(
-                flops=floor.flops,
-                bytes_accessed=floor.bytes,
-                transcendentals=floor.weights,
-            ),
+            cost_estimate=floor.estimate(),
             interpret=form.interpret,
             name=f"stream_attention_{name}",
         )(*given)
