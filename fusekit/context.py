@@ -46,7 +46,10 @@ class Context:
       layer: the layer or place index; may be traced, inside a scan.
       dtype: compute dtype.
       collector: for side outputs.
-      layout: the layout that the program is compiled for, if any.
+      layout: the layout that the program is compiled for, if it has several devices.
+      device: one of the devices that the program is compiled for; `None`: any, so that nothing is
+        used which only some have.
+      kernel: what runs operations that have kernels: `auto`, `reference`, `xla` or `pallas`.
     """
 
     mode: Mode = "evaluate"
@@ -56,6 +59,8 @@ class Context:
     dtype: Any = jnp.float32
     collector: Collector = field(default_factory=Collector)
     layout: Any = None
+    device: Any = None
+    kernel: str = "auto"
 
     @property
     def training(self) -> bool:

@@ -158,6 +158,7 @@ class Program:
             dtype=self.dtype,
             collector=collector or Collector(),
             layout=layout,
+            device=self.layout.mesh.devices.flat[0],
         )
 
     def _given(self, batch: Batch, losses: tuple[str, ...] | None = None) -> dict[str, Stream]:

@@ -15,6 +15,7 @@ Rules = Annotated[dict[Logical, Axis | tuple[Axis, ...] | None], AfterValidator(
 """Logical axis -> the mesh axes over which it is split; null and an empty list: not split."""
 Rest = Literal[-1] | Count
 Layers = Literal["auto", "scan", "unroll"]
+Kernel = Literal["auto", "reference", "xla", "pallas"]
 
 PRESETS: dict[str, dict[str, int]] = {
     "data": {"data": -1},
@@ -34,6 +35,7 @@ class Own(Section):
     )
     remat: Remat | None = Field(None, description="in place of the mesh's and the stack's own")
     layers: Layers | None = Field(None, description="in place of the mesh's")
+    kernel: Kernel | None = Field(None, description="in place of the mesh's")
 
 
 class Mesh(Section):
@@ -69,6 +71,10 @@ class Mesh(Section):
         None, description="what remat: names and offload keep; default all that layers name"
     )
     layers: Layers = Field("auto", description="run equal layers as a loop or one by one")
+    kernel: Kernel = Field(
+        "auto",
+        description="what runs operations that have kernels; auto: kernels where they are ahead",
+    )
     replicas: Literal["auto", "vmap", "loop"] = Field(
         "auto", description="run several seeds at once or in turn"
     )
@@ -96,3 +102,8 @@ class Mesh(Section):
             for name, one in self.components.items()
         }
         return {"params": self.params, "activations": self.activations, "components": own}
+
+    def kernel_of(self, node: str) -> Kernel:
+        """What runs the operations of a node; of a part's node, of those that it repeats."""
+        own = self.components.get(node.rpartition(".")[2])
+        return self.kernel if own is None or own.kernel is None else own.kernel

@@ -35,7 +35,7 @@ ROWS = {"mbt": 1, "clip": 8}
 TRAIN = """
 data: {{made: {{type: synthetic}}}}
 train: {{batch: {rows}, steps: 1000, compute: bfloat16, learning_rate: 0.0001}}
-mesh: {{layers: {layers}}}
+mesh: {{layers: {layers}, kernel: {kernel}}}
 """
 MBT = """
 version: 1
@@ -171,10 +171,11 @@ def timed(step: Callable[[], Any], wait: Callable[[Any], Any], times: int) -> fl
     return statistics.median(found)
 
 
-def ours(name: str, size: dict[str, int], layers: str, times: int) -> dict[str, Any]:
+def ours(name: str, size: dict[str, int], how: str, times: int) -> dict[str, Any]:
     """Our step: seconds, bytes at the peak, FLOPs, parameters."""
     rows = size["rows"] * ROWS[name]
-    text = (CONFIGS[name] + TRAIN).format(**{**size, "rows": rows}, layers=layers)
+    layers, kernel = how.split()
+    text = (CONFIGS[name] + TRAIN).format(**{**size, "rows": rows}, layers=layers, kernel=kernel)
     graph = fusekit.resolve(loads(text).experiment)
     program = fusekit.compile(graph)
     state = program.init(0)
@@ -252,7 +253,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="mbt,clip")
     parser.add_argument("--tiny", action="store_true", help="to try the script itself")
-    parser.add_argument("--layers", default="unroll,scan")
+    parser.add_argument("--ours", default="unroll auto,unroll xla,scan auto")
     parser.add_argument("--times", type=int, default=10)
     given = parser.parse_args()
     before, size = load(), TINY if given.tiny else BASE
@@ -262,7 +263,7 @@ def main() -> None:
     for name in given.only.split(","):
         runs: dict[str, Callable[[], dict[str, Any]]] = {
             f"fusekit, {how}": lambda how=how, name=name: ours(name, size, how, given.times)
-            for how in given.layers.split(",")
+            for how in given.ours.split(",")
         }
         runs["torch, eager"] = lambda name=name: theirs(name, size, False, given.times)
         runs["torch, compiled"] = lambda name=name: theirs(name, size, True, given.times)

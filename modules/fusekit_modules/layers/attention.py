@@ -13,6 +13,7 @@ from fusekit.errors import FusekitError
 from fusekit.layered import KeyValue
 from fusekit.stream import Stream
 from fusekit_modules.layers.dot_product import dot_product
+from fusekit_modules.layers.kernels import by_kernel
 from fusekit_modules.layers.linear import Deltas, Linear
 from fusekit_modules.layers.place import Place
 from fusekit_modules.layers.ring_attention import ring_attention
@@ -116,7 +117,8 @@ class Attention(nnx.Module):
             mixed, some = ring_attention(query, pairs, given, place)
             seen = some if given else None
         else:
-            mixed, seen = self._whole(query, sources, given, context)
+            found = by_kernel(query, sources, given, context)
+            mixed, seen = found or self._whole(query, sources, given, context)
         mixed = checkpoint_name(mixed, "attention")
         out = self.out(mixed, (weights or {}).get("out", ()))
         if seen is None:
