@@ -22,7 +22,7 @@ CASES = {
 }
 OPERATORS = {
     "extra keys": {"memory": {"type": "memory", "inputs": ["a"], "into": "trunk@.."}},
-    "a mask": {"mask": {"type": "mask", "into": "trunk@1", "attend": {"a": ["a"], "b": ["b"]}}},
+    "a mask": {"mask": {"type": "mask", "into": "trunk@0", "attend": {"a": ["a"], "b": ["b"]}}},
     "few queries": {
         "few": {"type": "resampler", "inputs": ["a"], "tokens": 3, "depth": 1, "heads": 2},
         "memory": {"type": "memory", "inputs": ["few"], "into": "trunk@.."},
@@ -37,20 +37,23 @@ def test_masks_and_dropout(case):
     check_meshes(experiment, rows(experiment), [FOUR, CUBE])
 
 
-@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[] if n == "few queries" else pytest.mark.slow) for n in OPERATORS],
+)
 def test_operators(name):
-    experiment = early(32, fusion=OPERATORS[name])
+    experiment = early(32, trunk={"depth": 1}, fusion=OPERATORS[name])
     check_meshes(experiment, rows(experiment), [FOUR])
 
 
-@pytest.mark.parametrize("length", [30, 516])
+@pytest.mark.parametrize("length", [pytest.param(30, marks=pytest.mark.slow), 516])
 def test_lengths_that_do_not_divide(length):
     """Short streams stay whole; long ones are filled up: a readout token makes them odd."""
     experiment = early(length, trunk={"readout": 1, "causal": True, "depth": 1})
     check_meshes(experiment, rows(experiment), [FOUR])
 
 
-@pytest.mark.parametrize("tokens", [4, 3])
+@pytest.mark.parametrize("tokens", [pytest.param(4, marks=pytest.mark.slow), 3])
 def test_tokens_that_an_operator_brings_into_layers(tokens, monkeypatch):
     """With four the ring takes twelve tokens, with three eleven and one that fills them up."""
     monkeypatch.setattr("fusekit_modules.layers.place.LEAST", 1)
