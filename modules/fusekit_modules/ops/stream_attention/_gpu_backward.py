@@ -5,20 +5,20 @@ tile of keys and sums over the queries of all streams that read it (Dao 2023, al
 two so that no sum needs atomics).
 """
 
+from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from fusekit_modules.ops.stream_attention._gpu_tiles import (
     LOG2E,
     dot,
+    over,
     power,
     read,
     rows,
     there,
-    tiles,
     within,
     write,
 )
@@ -51,25 +51,21 @@ def queries_tile(
     logs = read(lse, head, batch, start, size_q, inside) * LOG2E
     any_query = None if stream.mask is None else jnp.max(present.astype(jnp.int32))
 
-    def visit(source: Source, number: Any, total: Array) -> Array:
-        first = number * size_k
-        found = there(source.mask, batch, first, within(first, size_k, source.key.shape[1]), size_k)
-        tile_k = rows(first, size_k, head, dim, batch, found)
+    def visit(source: Source, first: Any, size: int, found: Array | None, total: Array) -> Array:
+        tile_k = rows(first, size, head, dim, batch, found)
         key = tile_k.load(source.key)
-        scores = dot(form, query, key, (1, 1)) * (form.scale * LOG2E)
+        scores = dot(form, query, key, (1, 1))
+        weights = jnp.exp2(scores * (form.scale * LOG2E) - logs[:, None])
         if found is not None:
-            scores = jnp.where(found[None, :], scores, -jnp.inf)
-        weights = jnp.exp2(scores - logs[:, None])
+            weights = jnp.where(found[None, :], weights, 0.0)
         d_weights = dot(form, d_out, tile_k.load(source.value), (1, 1))
         d_scores = weights * (d_weights - delta[:, None])
         return total + dot(form, d_scores.astype(key.dtype), key, (1, 0))
 
     total = jnp.zeros((size_q, power(dim)), jnp.float32)
     for source in sources:
-        count = tiles(source.mask, batch, source.key.shape[1], size_k)
-        if any_query is not None:
-            count = count * any_query
-        total = jax.lax.fori_loop(0, count, lambda n, c, s=source: visit(s, n, c), total)
+        keys = source.key.shape[1]
+        total = over(source.mask, batch, keys, size_k, any_query, partial(visit, source), total)
     at.store(d_query, total * form.scale, inside)
 
 
@@ -93,18 +89,16 @@ def keys_tile(
     key, value = at.load(source.key), at.load(source.value)
     any_key = None if source.mask is None else jnp.max(present.astype(jnp.int32))
 
-    def visit(reader: tuple[Queries, Any, Any, Any], number: Any, carry: Any) -> Any:
+    def visit(reader: Any, first: Any, size: int, found: Array | None, carry: Any) -> Any:
         stream, lse, products, grad = reader
         d_key, d_value = carry
-        first = number * size_q
-        within_q = within(first, size_q, stream.values.shape[1])
-        found = there(stream.mask, batch, first, within_q, size_q)
-        tile_q = rows(first, size_q, head, dim, batch, found)
+        within_q = None if found is None else within(first, size, stream.values.shape[1])
+        tile_q = rows(first, size, head, dim, batch, found)
         query, d_out = tile_q.load(stream.values), tile_q.load(grad)
-        logs = read(lse, head, batch, first, size_q, within_q) * LOG2E
-        delta = read(products, head, batch, first, size_q, within_q)
-        scores = dot(form, key, query, (1, 1)) * (form.scale * LOG2E)
-        weights = jnp.exp2(scores - logs[None, :])
+        logs = read(lse, head, batch, first, size, within_q) * LOG2E
+        delta = read(products, head, batch, first, size, within_q)
+        scores = dot(form, key, query, (1, 1))
+        weights = jnp.exp2(scores * (form.scale * LOG2E) - logs[None, :])
         if present is not None:
             weights = jnp.where(present[:, None], weights, 0.0)
         d_value = d_value + dot(form, weights.astype(d_out.dtype), d_out, (1, 0))
@@ -112,12 +106,11 @@ def keys_tile(
         d_scores = weights * (d_weights - delta[None, :])
         return d_key + dot(form, d_scores.astype(query.dtype), query, (1, 0)), d_value
 
-    carry = (jnp.zeros((size_k, power(dim)), jnp.float32),) * 2
+    carry: Any = (jnp.zeros((size_k, power(dim)), jnp.float32),) * 2
     for reader in readers:
         stream = reader[0]
-        count = tiles(stream.mask, batch, stream.values.shape[1], size_q)
-        if any_key is not None:
-            count = count * any_key
-        carry = jax.lax.fori_loop(0, count, lambda n, c, r=reader: visit(r, n, c), carry)
+        length_q = stream.values.shape[1]
+        visit_all = partial(visit, reader)
+        carry = over(stream.mask, batch, length_q, size_q, any_key, visit_all, carry)
     at.store(outs[0], carry[0] * form.scale, inside)
     at.store(outs[1], carry[1], inside)

@@ -68,6 +68,8 @@ def unsupported(
     dim = array.shape[2] // form.heads
     if dim > WIDEST:
         return f"heads of {dim} are wider than {WIDEST}"
+    if form.scale <= 0:
+        return f"the scale {form.scale} is not positive"
     longest = max(s.key.shape[1] for s in sources)
     if longest > LONGEST:
         return f"{longest} tokens are more than {LONGEST}"
