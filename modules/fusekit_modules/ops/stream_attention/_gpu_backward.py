@@ -14,6 +14,7 @@ from jaxtyping import Array
 from fusekit_modules.ops.stream_attention._gpu_tiles import (
     LOG2E,
     dot,
+    exp2,
     over,
     power,
     read,
@@ -32,14 +33,14 @@ def queries_tile(
     kept: tuple[Any, Any, Any],
     outs: tuple[Any, Any],
     place: tuple[Any, Any, Any],
-    sizes: tuple[int, int],
+    sizes: tuple[int, int, bool],
 ) -> None:
     """Of refs of results, their logarithms and gradients (`kept`): the gradient of a tile of
     queries, and the products of results and their gradients, which the other kernel needs."""
     tile, head, batch = place
     out, lse, grad = kept
     d_query, products = outs
-    size_q, size_k = sizes
+    size_q, size_k, fused = sizes
     length, dim = stream.values.shape[1], stream.values.shape[2] // form.heads
     start = tile * size_q
     inside = within(start, size_q, length)
@@ -55,7 +56,7 @@ def queries_tile(
         tile_k = rows(first, size, head, dim, batch, found)
         key = tile_k.load(source.key)
         scores = dot(form, query, key, (1, 1))
-        weights = jnp.exp2(scores * (form.scale * LOG2E) - logs[:, None])
+        weights = exp2(fused, scores, form.scale * LOG2E, logs[:, None])
         if found is not None:
             weights = jnp.where(found[None, :], weights, 0.0)
         d_weights = dot(form, d_out, tile_k.load(source.value), (1, 1))
@@ -75,12 +76,12 @@ def keys_tile(
     readers: list[tuple[Queries, Any, Any, Any]],
     outs: tuple[Any, Any],
     place: tuple[Any, Any, Any],
-    sizes: tuple[int, int],
+    sizes: tuple[int, int, bool],
 ) -> None:
     """Gradients of a tile of keys and values, from the streams that read them: of each, refs of
     its queries, logarithms, products of results and gradients, and gradients."""
     tile, head, batch = place
-    size_q, size_k = sizes
+    size_q, size_k, fused = sizes
     length, dim = source.key.shape[1], source.key.shape[2] // form.heads
     start = tile * size_k
     inside = within(start, size_k, length)
@@ -98,7 +99,7 @@ def keys_tile(
         logs = read(lse, head, batch, first, size, within_q) * LOG2E
         delta = read(products, head, batch, first, size, within_q)
         scores = dot(form, key, query, (1, 1))
-        weights = jnp.exp2(scores * (form.scale * LOG2E) - logs[None, :])
+        weights = exp2(fused, scores, form.scale * LOG2E, logs[None, :])
         if present is not None:
             weights = jnp.where(present[:, None], weights, 0.0)
         d_value = d_value + dot(form, weights.astype(d_out.dtype), d_out, (1, 0))

@@ -14,6 +14,7 @@ from jaxtyping import Array
 from fusekit_modules.ops.stream_attention._gpu_tiles import (
     LOG2E,
     dot,
+    exp2,
     over,
     power,
     rows,
@@ -33,12 +34,12 @@ def one_tile(
     sources: list[Source],
     outs: tuple[Any, Any],
     place: tuple[Any, Any, Any],
-    sizes: tuple[int, int],
+    sizes: tuple[int, int, bool],
 ) -> None:
     """Refs of a stream and its sources; writes the tile at `place` (tile, head, example)."""
     tile, head, batch = place
     out, lse = outs
-    size_q, size_k = sizes
+    size_q, size_k, fused = sizes
     length, dim = stream.values.shape[1], stream.values.shape[2] // form.heads
     start = tile * size_q
     inside = within(start, size_q, length)
@@ -56,7 +57,7 @@ def one_tile(
         if found is not None:
             scores = jnp.where(found[None, :], scores, -jnp.inf)
         higher = jnp.maximum(peak, jnp.max(scores, axis=1))
-        mass = jnp.exp2(scores * log2_scale - (higher * log2_scale)[:, None])
+        mass = exp2(fused, scores, log2_scale, (higher * log2_scale)[:, None])
         shrink = jnp.exp2((peak - higher) * log2_scale)
         value = tile_k.load(source.value)
         mixed = mixed * shrink[:, None] + dot(form, mass.astype(value.dtype), value, (1, 0))
