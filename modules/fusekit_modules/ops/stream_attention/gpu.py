@@ -31,18 +31,22 @@ LONGEST = 8192
 
 @dataclass(frozen=True)
 class Tiles:
-    """How a kernel is cut: rows of a tile of queries and of keys, and Triton's parameters."""
+    """How a kernel is cut: rows of a tile of queries and of keys, Triton's parameters, and whether
+    exponentials are fused into instructions that flush subnormal numbers."""
 
     queries: int = 64
     keys: int = 64
     warps: int = 4
     stages: int = 2
+    fused: bool = False
 
-    def of(self, queries: Sequence[Queries], sources: Sequence[Source]) -> tuple[int, int]:
+    def of(
+        self, form: Form, queries: Sequence[Queries], sources: Sequence[Source]
+    ) -> tuple[int, int, bool]:
         """Rows of tiles: no more than the longest array needs, nor than float32 compiles soon."""
         longest = max(a[0].shape[1] for a in (*queries, *sources))
         most = power(longest) if queries[0].values.dtype.itemsize < 4 else min(power(longest), 32)
-        return min(self.queries, most), min(self.keys, most)
+        return min(self.queries, most), min(self.keys, most), self.fused and not form.interpret
 
     @property
     def params(self) -> plgpu.CompilerParams:
@@ -68,6 +72,8 @@ def unsupported(
     dim = array.shape[2] // form.heads
     if dim > WIDEST:
         return f"heads of {dim} are wider than {WIDEST}"
+    if form.scale <= 0:
+        return f"the scale {form.scale} is not positive"
     longest = max(s.key.shape[1] for s in sources)
     if longest > LONGEST:
         return f"{longest} tokens are more than {LONGEST}"
@@ -83,7 +89,7 @@ def forward(
     tiles: Tiles = FORWARD,
 ) -> list[tuple[Float[Array, "b q hd"], Float[Array, "b h q"]]]:
     """As `reference.forward`."""
-    sizes = tiles.of(queries, sources)
+    sizes = tiles.of(form, queries, sources)
 
     def kernel(streams: Any, read: Any, *outs: Any) -> None:
         def one(n: int, tile: Any, head: Any, batch: Any) -> None:
@@ -108,8 +114,8 @@ def backward(
     tiles: tuple[Tiles, Tiles] = (QUERIES, KEYS),
 ) -> tuple[list[Array], list[tuple[Array, Array]]]:
     """As `reference.backward`."""
-    sizes = tiles[0].of(queries, sources)
-    sizes_k = tiles[1].of(queries, sources)
+    sizes = tiles[0].of(form, queries, sources)
+    sizes_k = tiles[1].of(form, queries, sources)
 
     def of_queries(streams: Any, read: Any, kept: Any, *outs: Any) -> None:
         def one(n: int, tile: Any, head: Any, batch: Any) -> None:
