@@ -47,4 +47,5 @@ def test_both_kernels_keep_within_their_bundles():
 @pytest.mark.parametrize("number", range(6))
 def test_kernels_compile_for_every_generation(generation, number):
     found = made(generation, number, "both")
-    assert set(found["bundles"]) == {"stream_attention_forward", "stream_attention_backward"}
+    assert found["kernels"] == ["stream_attention_backward", "stream_attention_forward"]
+    assert found["temporaries"] < 2 * 2**20  # logarithms, and masks as float32

@@ -2,9 +2,10 @@
 
     python -m tests.support.bundles GENERATION CASE PASS
 
-PASS is `forward` or `both`. The last line is JSON: bytes of temporaries, and of each kernel how
-many bundles one program of it is; times programs, over the clock, that is about its time. A process
-of its own, as libtpu reads its flags once.
+PASS is `forward` or `both`. The last line is JSON: the kernels that the program calls, bytes of
+temporaries, and of each kernel how many bundles one program of it is (not of v6e, whose compiler
+does not say); times programs, over the clock, that is about its time. A process of its own, as
+libtpu reads its flags once.
 """
 
 import json
@@ -69,6 +70,7 @@ def main(generation: str, number: int, which: str) -> dict[str, Any]:
         r"HLO: %(stream_attention_\w+)[^\n]*(?:\n -[^\n]*)*?STORE: \(\d+/(\d+)", profile
     )
     return {
+        "kernels": sorted(set(re.findall(r"%(stream_attention_[a-z]+)", program.as_text()))),
         "temporaries": program.memory_analysis().temp_size_in_bytes,
         "bundles": {name: int(count) for name, count in found},
     }
