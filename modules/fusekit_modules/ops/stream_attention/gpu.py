@@ -53,7 +53,7 @@ class Tiles:
         return plgpu.CompilerParams(num_warps=self.warps, num_stages=self.stages)
 
 
-FORWARD = Tiles()
+FORWARD = Tiles(stages=3)
 QUERIES = Tiles()
 KEYS = Tiles()
 
