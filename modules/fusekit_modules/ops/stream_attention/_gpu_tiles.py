@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array
 
 from fusekit_modules.ops.stream_attention.form import Form
+from fusekit_modules.ops.triton import plgpu
 
 LOG2E = 1.4426950408889634
 

@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array, Float
 
 from fusekit_modules.ops.dispatch import Reason
@@ -22,6 +21,7 @@ from fusekit_modules.ops.stream_attention._gpu_tiles import power
 from fusekit_modules.ops.stream_attention.floors import Floor
 from fusekit_modules.ops.stream_attention.form import Form, Queries, Source
 from fusekit_modules.ops.target import Target
+from fusekit_modules.ops.triton import LACKING, plgpu
 
 OLDEST = (8, 0)
 """Compute capability from which on tensor cores multiply bfloat16."""
@@ -49,7 +49,7 @@ class Tiles:
         return min(self.queries, most), min(self.keys, most), self.fused and not form.interpret
 
     @property
-    def params(self) -> plgpu.CompilerParams:
+    def params(self) -> Any:
         return plgpu.CompilerParams(num_warps=self.warps, num_stages=self.stages)
 
 
@@ -64,6 +64,8 @@ def unsupported(
     """Why the kernels cannot."""
     if target.platform != "gpu":
         return f"the target is a {target}"
+    if plgpu is None:
+        return LACKING
     if target.capability and target.capability < OLDEST:
         return f"{target} is older than {OLDEST[0]}.{OLDEST[1]}"
     array = queries[0].values
