@@ -21,7 +21,7 @@ INTERPRETED = {
     },
     "tpu": {
         "target": Target("tpu", interpret=True),
-        "blocks": tpu.Blocks(rows=16, columns=128, group=16),
+        "blocks": tpu.Blocks(rows=16, columns=128, group=128, block=32),
     },
 }
 FORMS = {
