@@ -1,7 +1,7 @@
 """Contrastive kernels on the GPU that is here, against XLA and torch: numbers first, then time.
 
     XLA_PYTHON_CLIENT_PREALLOCATE=false python tests/benchmarks/ops_contrastive.py
-    ... --rows 64 --platform interpret     # a dry run anywhere: nothing is timed that means anything
+    ... --rows 64 --width 48 --platform interpret     # a dry run anywhere; its times mean nothing
 
 Each candidate is checked against float64 before it is timed; what is wrong or fails is reported and
 not timed. Time is the median of rounds of calls that the device runs back to back. Bytes of jax are
@@ -73,9 +73,9 @@ def timed(call: Callable[[], Any], wait: Callable[[Any], Any], *, seconds: float
     found = []
     for _ in range(5):
         start = time.perf_counter()
-        for _ in range(times):
-            last = call()
-        wait(last)
+        for _ in range(times - 1):
+            call()
+        wait(call())
         found.append((time.perf_counter() - start) / times)
     return 1e3 * statistics.median(found)
 
@@ -249,18 +249,18 @@ def against_torch(rows: int, width: int, *, compiled: bool, device: str) -> dict
     report: dict[str, Any] = {"loss": None}
     with torch.no_grad():
         report["loss"] = float(run(x, y, scale))
-        report["forward"] = {"ms": timed(lambda: run(x, y, scale), wait)}
-        report["forward"]["MiB"] = memory(lambda: run(x, y, scale))
-    report["both"] = {"ms": timed(lambda: both(x, y, scale), wait)}
+        ms = timed(lambda: run(x, y, scale), wait)
+        report["forward"] = {"ms": ms, "MiB": memory(lambda: run(x, y, scale))}
+    ms = timed(lambda: both(x, y, scale), wait)
     for leaf in (x, y, scale):
         leaf.grad = None
-    report["both"]["MiB"] = memory(lambda: both(x, y, scale))
+    report["both"] = {"ms": ms, "MiB": memory(lambda: both(x, y, scale))}
     report["seconds in all"] = round(time.perf_counter() - start, 1)
     return report
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", type=int, nargs="*", default=[8192, 32768])
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--platform", default="gpu", help="gpu, or interpret for a dry run")
@@ -282,7 +282,10 @@ def main() -> None:
         parts = floors.forward(given), floors.backward(given)
         ms = [1e3 * part.seconds(FLOPS, BYTES) for part in parts]
         report["floor"][str(rows)] = {"forward ms": ms[0], "both ms": sum(ms)}
-    late = lambda: time.perf_counter() - START > chosen.budget
+
+    def late() -> bool:
+        return time.perf_counter() - START > chosen.budget
+
     for rows in chosen.rows:
         report["xla"] |= {} if late() else against_xla(rows, chosen.width, target)
     for rows in chosen.rows[::-1]:

@@ -46,11 +46,12 @@ def filled(
         row=None if given.row is None else longer(given.row, size),
         column=None if given.column is None else longer(given.column, count),
     )
-    masks = (
-        jnp.where(longer(counts, number), 0.0, MASKED).astype(jnp.float32)
-        for counts, number in ((rows, size), (columns, count))
-    )
-    return full, *masks
+    return full, masked(longer(rows, size)), masked(longer(columns, count))
+
+
+def masked(counts: Bool[Array, "n"]) -> Array:
+    """What is added to scores."""
+    return jnp.where(counts, 0.0, MASKED).astype(jnp.float32)
 
 
 def scalars(given: Operands) -> Array:

@@ -121,5 +121,3 @@ def _result(kind: Kind, most: Array, total: Array, axis: int) -> Array:
     highest = jnp.max(most, axis=axis, keepdims=True)
     summed = jnp.sum(total * jnp.exp2(most - highest), axis=axis, keepdims=True)
     return highest + jnp.log2(summed)
-
-

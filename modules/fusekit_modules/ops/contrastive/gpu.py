@@ -6,7 +6,7 @@ chunk of rows, `[chunk, n]`, which two ordinary products of matrices then make t
 vectors: for the widths of embeddings, registers do not hold their sums beside a tile of scores.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -35,7 +35,7 @@ class Blocks:
 
     Args:
       rows, columns: of the tile of scores.
-      depth: features multiplied at a time.
+      depth: features of 2 bytes multiplied at a time.
       warps, stages: warps of a program, and how many steps ahead it loads.
     """
 
@@ -48,6 +48,9 @@ class Blocks:
     @property
     def params(self) -> Any:
         return triton.CompilerParams(num_warps=self.warps, num_stages=self.stages)
+
+
+FORWARD, BACKWARD = Blocks(columns=256, warps=8), Blocks(warps=8)
 
 
 def unsupported(kind: Kind, given: Operands, target: Target, direction: str) -> str | None:
@@ -71,7 +74,7 @@ def forward(
     columns: Bool[Array, "n"],
     *,
     target: Target,
-    blocks: Blocks | None = None,
+    blocks: Blocks = FORWARD,
 ) -> Pair:
     """As `reference.forward`."""
     blocks = _blocks(given, blocks)
@@ -123,7 +126,7 @@ def backward(
     grads: Pair,
     *,
     target: Target,
-    blocks: Blocks | None = None,
+    blocks: Blocks = BACKWARD,
     chunk: int = CHUNK,
 ) -> Operands:
     """As `reference.backward`; `chunk` bounds the gradients by products that there are at once."""
@@ -207,10 +210,13 @@ def _slopes(
     return slopes, rest[:tall], rest[tall:]
 
 
-def _blocks(given: Operands, blocks: Blocks | None) -> Blocks:
-    if blocks is not None:
-        return blocks
-    return Blocks(depth=64 if given.x.dtype.itemsize == 2 else 32)
+def _blocks(given: Operands, blocks: Blocks) -> Blocks:
+    """As many bytes of features at a time, whatever the dtype; one product of a volume's several
+    has fewer columns, since each has sums of its own in registers."""
+    products = given.y.shape[0]
+    columns = blocks.columns >> (products - 1).bit_length()
+    depth = blocks.depth * 2 // given.x.dtype.itemsize
+    return replace(blocks, columns=max(columns, 16), depth=max(depth, 16))
 
 
 def _filled(blocks: Blocks, given: Operands, rows: Array, columns: Array) -> tuple:

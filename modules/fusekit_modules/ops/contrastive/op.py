@@ -60,7 +60,8 @@ def info_nce(
     else:
         others = keys if column_keys is None else column_keys
         right = of_one_key(rows, columns, keys, others, given.wide)
-    by_row, by_column = surprise(how, given, rows, columns, right)
+    found: Any = surprise(how, given, rows, columns, right)
+    by_row, by_column = found
     return jnp.where(right.row_share > 0, by_row, 0), jnp.where(
         right.column_share > 0, by_column, 0
     )
@@ -84,7 +85,8 @@ def siglip(
     x, y = (multiplied(_only(values, rows), target) for values in (x, y))
     given = Operands(x, y[None], _scalar(scale, x), _scalar(bias, x))
     how = plan(kind, given, target, forward=forward, backward=backward, layout=_layout(place))
-    return surprise(how, given, rows, rows, own_only(rows, rows, given.wide))[0]
+    found: Any = surprise(how, given, rows, rows, own_only(rows, rows, given.wide))
+    return found[0]
 
 
 def multiplied(values: Float[Array, "*b d"], target: Target) -> Float[Array, "*b d"]:

@@ -50,7 +50,9 @@ class Plan:
     @property
     def axes(self) -> tuple[str, ...]:
         """Mesh axes that cut rows and columns; none on one device."""
-        named = () if self.layout is None else self.layout.activations.get("batch") or ()
+        if self.layout is None:
+            return ()
+        named = self.layout.activations.get("batch") or ()
         named = (named,) if isinstance(named, str) else tuple(named)
         return tuple(axis for axis in named if self.layout.mesh.shape[axis] > 1)
 

@@ -30,12 +30,12 @@ class Operands(NamedTuple):
       column: squared volumes `[n]`, of volumes.
     """
 
-    x: Array
-    y: Array
-    scale: Array
-    bias: Array
-    row: Array | None = None
-    column: Array | None = None
+    x: Any
+    y: Any
+    scale: Any
+    bias: Any
+    row: Any = None
+    column: Any = None
 
     @property
     def wide(self) -> Any:
@@ -51,10 +51,10 @@ class Positives(NamedTuple):
       row_share, column_share: what each right score of a row, and of a column, counts.
     """
 
-    rows: Array
-    columns: Array
-    row_share: Array
-    column_share: Array
+    rows: Any
+    columns: Any
+    row_share: Any
+    column_share: Any
 
     def counting(self, rows: Array, columns: Array) -> "Positives":
         """Such that nothing is right for what does not count, nor for what is numbered 0."""
@@ -86,7 +86,7 @@ class Kind:
 
     def slopes(
         self, grad: Array, products: Sequence[Array], scale: Any, row: Any, column: Any
-    ) -> tuple[list[Array], Array, Array | None, Array | None]:
+    ) -> tuple[list[Array], Array, Any, Any]:
         """From the gradient by scores, those by each product, by the scale, by `row` and by
         `column`, all `[b, n]`, to be summed over what they do not vary with."""
         if self.score == "dot":

@@ -1,7 +1,7 @@
 """Mosaic kernels: scores are made of a tile of products and used up in the chip's memory.
 
 The forward kernel goes through all tiles once, for results by row and by column. The backward one
-makes each tile's scores again and of them both gradients, for a block of rows a launch; gradients by
+makes each tile's scores again and of them both gradients, a block of rows a launch; gradients by
 columns are added up in place from launch to launch.
 """
 
@@ -44,12 +44,12 @@ class Blocks:
     """
 
     rows: int = 512
-    columns: int = 1024
+    columns: int = 512
     group: int = 256
     block: int = 2048
 
 
-FORWARD, BACKWARD = Blocks(), Blocks(columns=512)
+FORWARD, BACKWARD = Blocks(1024, 1024, 512), Blocks()
 
 
 def unsupported(kind: Kind, given: Operands, target: Target, direction: str) -> str | None:

@@ -8,8 +8,8 @@ from jaxtyping import Array, Bool
 from fusekit_modules.ops.contrastive.reference import Pair
 from fusekit_modules.ops.contrastive.scores import Kind, Operands, Positives, dot
 
-ELEMENTS = 1 << 25
-"""Scores of a chunk: 128 MiB of them in float32."""
+ELEMENTS = 1 << 24
+"""Scores of a chunk: 64 MiB of them in float32."""
 
 
 def chunk_of(count: int, columns: int, chunk: int | None = None) -> int:
@@ -59,7 +59,7 @@ def backward(
     *,
     chunk: int | None = None,
 ) -> Operands:
-    """As `reference.backward`, a chunk of rows at a time; `grads` are zero in what does not count."""
+    """As `reference.backward`, in chunks of rows; `grads` of what does not count are zero."""
     size = chunk_of(rows.shape[0], columns.shape[0], chunk)
     right, by_column = positives.counting(rows, columns), grads[1]
     own_column = by_column * right.column_share
