@@ -10,7 +10,7 @@ def scores(kind, given):
         return given.scale * products[0] + (given.bias if kind.reduction == "softplus" else 0)
     height = np.maximum(given.row[:, None] - sum(p**2 for p in products), 0)
     square = given.column * height
-    root = np.where(square > 1e-6, np.sqrt(square), square / 2e-3 + 5e-4)
+    root = np.where(square > 1e-6, np.sqrt(np.maximum(square, 0)), square / 2e-3 + 5e-4)
     return -given.scale * root
 
 

@@ -75,9 +75,9 @@ def test_the_obvious_form_is_that_of_numpy(case):
 @pytest.mark.parametrize("name", ["info_nce", "siglip", "gram"])
 def test_the_gradient_of_the_obvious_form_is_that_of_differences(name):
     case = cases.Case(
-        name, getattr(cases, name.upper()), 5, 4, 6, 2 if name == "gram" else 1, "some"
+        name, getattr(cases, name.upper()), 6, 5, 6, 2 if name == "gram" else 1, "some"
     )
-    given, rows, columns = cases.arrays(case, seed=2)
+    given, rows, columns = cases.arrays(case, seed=4)
     assert rows.sum() > 1
     assert columns.sum() > 1
     right = random_positives(case, rows, columns)

@@ -1,5 +1,7 @@
 """The obvious form: all scores at once, gradients by autodiff. Float32, or float64 if given."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -32,18 +34,22 @@ def backward(
     found: Pair,
     grads: Pair,
 ) -> Operands:
-    """The gradient by the operands, from those by what `forward` found less the right scores."""
+    """The gradient by the operands, from those by what `forward` found less the right scores.
+
+    Each side by itself: so what is nearly won is the difference of a share and of one, and not of
+    two shares and of two.
+    """
     del found
     right = positives.counting(rows, columns)
     same = right.rows[:, None] == right.columns[None]
+    shares = positives.row_share, positives.column_share
 
-    def less(given: Operands) -> Pair:
-        by_row, by_column = forward(kind, given, rows, columns)
-        every = jnp.where(same, _scores(kind, given), 0)
-        own = positives.row_share * every.sum(1), positives.column_share * every.sum(0)
-        return by_row - own[0], by_column - own[1]
+    def less(side: int, given: Operands) -> Array:
+        own = jnp.sum(jnp.where(same, _scores(kind, given), 0), axis=1 - side)
+        return forward(kind, given, rows, columns)[side] - shares[side] * own
 
-    return jax.vjp(less, given)[1](grads)[0]
+    found_by = (jax.vjp(partial(less, side), given)[1](grads[side])[0] for side in (0, 1))
+    return jax.tree.map(jnp.add, *found_by)
 
 
 def _scores(kind: Kind, given: Operands) -> Float[Array, "b n"]:

@@ -68,13 +68,14 @@ def backward(
         x, row, counts, total, grad, mine, own = part
         products, every = _scores(kind, given, x, row)
         wanted = counts[:, None] & columns[None]
-        if kind.reduction == "softplus":
-            slope = grad[:, None] * jax.nn.sigmoid(every)
-        else:
-            slope = grad[:, None] * jnp.exp(jnp.where(wanted, every - total[:, None], 0))
-            slope += by_column * jnp.exp(jnp.where(wanted, every - found[1], 0))
         same = mine[:, None] == right.columns[None]
-        slope = jnp.where(wanted, slope, 0) - jnp.where(same, own[:, None] + own_column, 0)
+        own_row, own_top = (jnp.where(same, part, 0) for part in (own[:, None], own_column))
+        if kind.reduction == "softplus":
+            slope = grad[:, None] * jax.nn.sigmoid(every) - own_row
+        else:
+            slope = grad[:, None] * jnp.exp(jnp.where(wanted, every - total[:, None], 0)) - own_row
+            slope += by_column * jnp.exp(jnp.where(wanted, every - found[1], 0)) - own_top
+        slope = jnp.where(wanted, slope, 0)
         column = None if given.column is None else given.column[None]
         side = None if row is None else row[:, None]
         by_products, by_scale, by_side, by_top = kind.slopes(
