@@ -1,0 +1,106 @@
+"""Stream attention in plain JAX, for any device: scores in float32, products in the inputs' dtype.
+
+The backward pass computes the weights again from the scores and the kept logarithms, so that no
+weights are kept between the passes.
+"""
+
+from collections.abc import Sequence
+from functools import reduce
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from fusekit_modules.ops.dispatch import Reason
+from fusekit_modules.ops.stream_attention.form import Form, Queries, Source
+
+
+def unsupported(*_: Any) -> Reason:
+    return None
+
+
+def forward(
+    form: Form, queries: Sequence[Queries], sources: Sequence[Source], *, logs: bool = True
+) -> list[tuple[Float[Array, "b q hd"], Float[Array, "b h q"]]]:
+    """As `reference.forward`."""
+    found = []
+    for stream, read in zip(queries, form.reads, strict=True):
+        key, value, there = _joined(form, [sources[n] for n in read])
+        scores = _scores(form, _heads(form, stream.values, stream.mask), key, there)
+        peak = jnp.maximum(jnp.max(scores, axis=-1), jnp.finfo(scores.dtype).min)
+        mass = jnp.exp(scores - peak[..., None])
+        total = jnp.sum(mass, axis=-1)
+        some = _some(stream, total > 0)
+        inverse = jnp.where(some, 1 / jnp.where(some, total, 1.0), 0.0)
+        weights = (mass * inverse[..., None]).astype(value.dtype)
+        out = jnp.einsum("bhqk,bkhd->bqhd", weights, value)
+        lse = jnp.where(some, peak + jnp.log(jnp.where(some, total, 1.0)), 0.0)
+        found.append((out.reshape(stream.values.shape), lse))
+    return found
+
+
+def backward(
+    form: Form,
+    queries: Sequence[Queries],
+    sources: Sequence[Source],
+    results: Sequence[tuple[Array, Array]],
+    grads: Sequence[Float[Array, "b q hd"]],
+) -> tuple[list[Array], list[tuple[Array, Array]]]:
+    """As `reference.backward`."""
+    d_queries: list[Array] = []
+    parts: list[list[tuple[Array, Array]]] = [[] for _ in sources]
+    for stream, read, (out, lse), grad in zip(queries, form.reads, results, grads, strict=True):
+        key, value, there = _joined(form, [sources[n] for n in read])
+        query = _heads(form, stream.values, stream.mask)
+        d_out = _heads(form, grad, stream.mask)
+        high = lse.dtype
+        delta = jnp.einsum(
+            "bqhd,bqhd->bhq", d_out, _heads(form, out, None), preferred_element_type=high
+        )
+        weights = jnp.exp(_scores(form, query, key, there) - lse[..., None])
+        d_value = jnp.einsum("bhqk,bqhd->bkhd", weights.astype(value.dtype), d_out)
+        d_weights = jnp.einsum("bqhd,bkhd->bhqk", d_out, value, preferred_element_type=high)
+        d_scores = (form.scale * weights * (d_weights - delta[..., None])).astype(key.dtype)
+        d_query = jnp.einsum("bhqk,bkhd->bqhd", d_scores, key).reshape(grad.shape)
+        d_queries.append(_there(d_query, stream.mask))
+        d_key = jnp.einsum("bhqk,bqhd->bkhd", d_scores, query)
+        start = 0
+        for n in read:
+            stop = start + sources[n].key.shape[1]
+            parts[n].append((d_key[:, start:stop], d_value[:, start:stop]))
+            start = stop
+    pairs = []
+    for source, found in zip(sources, parts, strict=True):
+        d_key, d_value = (
+            reduce(jnp.add, d).reshape(source.key.shape) for d in zip(*found, strict=True)
+        )
+        pairs.append((_there(d_key, source.mask), _there(d_value, source.mask)))
+    return d_queries, pairs
+
+
+def _joined(form: Form, sources: list[Source]) -> tuple[Array, Array, Array | None]:
+    """Keys and values of all the sources side by side, and which are there."""
+    key = jnp.concatenate([_heads(form, s.key, s.mask) for s in sources], axis=1)
+    value = jnp.concatenate([_heads(form, s.value, s.mask) for s in sources], axis=1)
+    if all(s.mask is None for s in sources):
+        return key, value, None
+    masks = [jnp.ones(s.key.shape[:2], bool) if s.mask is None else s.mask for s in sources]
+    return key, value, jnp.concatenate(masks, axis=1)
+
+
+def _scores(form: Form, query: Array, key: Array, there: Array | None) -> Float[Array, "b h q k"]:
+    high = jnp.promote_types(query.dtype, jnp.float32)
+    scores = form.scale * jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=high)
+    return scores if there is None else jnp.where(there[:, None, None, :], scores, -jnp.inf)
+
+
+def _some(stream: Queries, some: Array) -> Array:
+    return some if stream.mask is None else some & stream.mask[:, None, :]
+
+
+def _there(array: Array, mask: Array | None) -> Array:
+    return array if mask is None else jnp.where(mask[..., None], array, 0)
+
+
+def _heads(form: Form, array: Array, mask: Array | None) -> Float[Array, "b t h d"]:
+    return _there(array, mask).reshape(*array.shape[:2], form.heads, -1)
