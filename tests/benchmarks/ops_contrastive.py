@@ -1,6 +1,6 @@
 """Contrastive kernels on the GPU that is here, against XLA and torch: numbers first, then time.
 
-    XLA_PYTHON_CLIENT_PREALLOCATE=false python tests/benchmarks/ops_contrastive.py
+    python tests/benchmarks/ops_contrastive.py
     ... --rows 64 --width 48 --platform interpret     # a dry run anywhere; its times mean nothing
 
 Each candidate is checked against float64 before it is timed; what is wrong or fails is reported and
@@ -9,32 +9,42 @@ the compiler's peak of temporaries and results, those of torch its allocator's p
 inputs. The last line is JSON.
 """
 
+import os
+
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch shares the card
+
 import argparse
 import json
-import os
 import statistics
+import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from tests.support.bare import bare_modules
 
-import jax
-import jax.numpy as jnp
-import numpy as np
+bare_modules()
 
-from fusekit_modules.ops import Target
-from fusekit_modules.ops.contrastive import cases, floors, gpu, info_nce, xla
-from fusekit_modules.ops.contrastive.positives import own_only
-from fusekit_modules.ops.contrastive.scores import Kind, Operands
-from tests.benchmarks.measuring import machine
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+
+from fusekit_modules.ops import Target  # noqa: E402
+from fusekit_modules.ops.contrastive import cases, floors, gpu, info_nce  # noqa: E402
+from fusekit_modules.ops.contrastive.positives import own_only  # noqa: E402
+from fusekit_modules.ops.contrastive.scores import Kind, Operands  # noqa: E402
+from tests.benchmarks.measuring import machine  # noqa: E402
 
 FLOPS, BYTES = 798e12, 3.0e12
 """Rates measured on an H100: a bfloat16 product of 8192^3, a copy."""
 SCALE = 1 / 0.07
-LIMITS = {"bfloat16": 1e-2, "float32": 2e-3}
+LIMIT = 1e-2
+HOWS = ("naive", "xla", "gpu")
 START = time.perf_counter()
 
 FORWARD = {
@@ -63,11 +73,11 @@ def loss(how: str, target: Target, x: Any, y: Any, scale: Any) -> Any:
     return (jnp.mean(sides[0]) + jnp.mean(sides[1])) / 2
 
 
-def timed(call: Callable[[], Any], wait: Callable[[Any], Any], *, seconds: float = 0.6) -> float:
+def timed(call: Callable[[], Any], ready: Callable[[Any], Any], *, seconds: float = 0.6) -> float:
     """Milliseconds a call."""
-    wait(call())
+    ready(call())
     start = time.perf_counter()
-    wait(call())
+    ready(call())
     once = time.perf_counter() - start
     times = max(1, min(50, int(seconds / 5 / max(once, 1e-6))))
     found = []
@@ -75,18 +85,29 @@ def timed(call: Callable[[], Any], wait: Callable[[Any], Any], *, seconds: float
         start = time.perf_counter()
         for _ in range(times - 1):
             call()
-        wait(call())
+        ready(call())
         found.append((time.perf_counter() - start) / times)
     return 1e3 * statistics.median(found)
 
 
-def measured(function: Callable[..., Any], *inputs: Any) -> dict[str, Any]:
-    """Time and memory of a jitted function."""
-    compiled = jax.jit(function).lower(*inputs).compile()
-    memory = compiled.memory_analysis()
-    ms = timed(lambda: compiled(*inputs), jax.block_until_ready)
-    used = memory.temp_size_in_bytes + memory.output_size_in_bytes
-    return {"ms": round(ms, 4), "MiB": round(used / 2**20, 1)}
+class Programs:
+    """Compiles several at a time, before anything is timed."""
+
+    def __init__(self) -> None:
+        self.pool = ThreadPoolExecutor(8)
+        self.ready: dict[str, Future[Any]] = {}
+
+    def add(self, name: str, function: Callable[..., Any], *inputs: Any) -> None:
+        lower = jax.jit(function).lower
+        self.ready[name] = self.pool.submit(lambda: lower(*inputs).compile())
+
+    def measured(self, name: str, *inputs: Any) -> dict[str, Any]:
+        """Its time, and its temporaries and results."""
+        program = self.ready[name].result()
+        memory = program.memory_analysis()
+        ms = timed(lambda: program(*inputs), jax.block_until_ready)
+        used = memory.temp_size_in_bytes + memory.output_size_in_bytes
+        return {"ms": round(ms, 4), "MiB": round(used / 2**20, 1)}
 
 
 def vectors(rows: int, width: int, dtype: Any) -> tuple[Any, Any, Any]:
@@ -127,23 +148,29 @@ def exact(given: Operands, rows: Any, columns: Any, grads: Any) -> tuple[list, l
     return ends, [scale * slope @ y, scale * slope.T @ x, by_scale]
 
 
-def checked(blocks: gpu.Blocks, target: Target, rows: int, dtype: str, direction: str) -> float:
-    """The worst distance from float64 of a direction, with rows absent and ragged sizes."""
-    case = cases.Case("check", Kind(), rows + 5, rows - 3, 512 if rows > 64 else 48, 1, "some")
-    given, r, c = cases.arrays(case, dtype)
-    rng = np.random.default_rng(1)
-    grads = tuple(jnp.asarray(rng.random(v.shape[0]) * np.asarray(v), jnp.float32) for v in (r, c))
-    logs, due = exact(given, r, c, grads)
-    if direction == "forward":
-        found = jax.jit(partial(gpu.forward, Kind(), target=target, blocks=blocks))(given, r, c)
-        return max(off(f, d) for f, d in zip(found, logs, strict=True))
-    pair = tuple(jnp.asarray(log, jnp.float32) for log in logs)
-    call = partial(gpu.backward, Kind(), target=target, blocks=blocks, chunk=1 << 18)
-    found = jax.jit(call)(given, r, c, own_only(r, c, jnp.float32), pair, grads)
-    return max(off(f, d) for f, d in zip((found.x, found.y[0], found.scale), due, strict=True))
+class Check:
+    """The kernels with ragged sizes and rows absent, and what is due in float64."""
+
+    def __init__(self, rows: int):
+        width = 512 if rows > 64 else 48
+        case = cases.Case("check", Kind(), rows + 5, rows - 3, width, 1, "some")
+        given, r, c = cases.arrays(case, jnp.bfloat16)
+        rng = np.random.default_rng(1)
+        grads = tuple(jnp.asarray(rng.random(len(v)) * np.asarray(v), jnp.float32) for v in (r, c))
+        self.logs, self.due = exact(given, r, c, grads)
+        pair = tuple(jnp.asarray(log, jnp.float32) for log in self.logs)
+        self.inputs: dict[str, Any] = {"forward": (given, r, c)}
+        self.inputs["backward"] = (given, r, c, own_only(r, c, jnp.float32), pair, grads)
+
+    def worst(self, direction: str, program: Any) -> float:
+        """The largest distance."""
+        found = program(*self.inputs[direction])
+        due = self.logs if direction == "forward" else self.due
+        found = found if direction == "forward" else (found.x, found.y[0], found.scale)
+        return max(off(f, d) for f, d in zip(found, due, strict=True))
 
 
-def attempt(report: dict[str, Any], name: str, call: Callable[[], Any]) -> Any:
+def attempt(report: dict[str, Any], name: str, call: Callable[[], Any]) -> None:
     """Its result into the report, or the error it ended with."""
     try:
         report[name] = call()
@@ -151,59 +178,65 @@ def attempt(report: dict[str, Any], name: str, call: Callable[[], Any]) -> Any:
         lines = [line for line in str(error).splitlines() if line.strip()]
         report[name] = {"error": f"{type(error).__name__}: {' | '.join(lines)[:500]}"}
     print(f"{time.perf_counter() - START:6.1f} s  {name}: {report[name]}", flush=True)
-    return report[name]
 
 
-def kernels(rows: int, width: int, target: Target, small: bool) -> dict[str, Any]:
+class Kernels:
     """Each size of tile: forward and backward by themselves."""
-    report: dict[str, Any] = {}
-    x, y, scale = vectors(rows, width, jnp.bfloat16)
-    given, every = Operands(x, y[None], scale, jnp.float32(0)), jnp.ones(rows, bool)
-    pair = jax.jit(partial(xla.forward, Kind()))(given, every, every)
-    grads, own = (jnp.full(rows, 0.5 / rows),) * 2, own_only(every, every, jnp.float32)
-    for direction, tiles in (("forward", FORWARD), ("backward", BACKWARD)):
-        for name, blocks in tiles.items():
-            blocks = replace(blocks, rows=16, columns=16, depth=16) if small else blocks
 
-            def one(blocks: gpu.Blocks = blocks, direction: str = direction) -> Any:
-                size, limit = (40 if small else 700), LIMITS["bfloat16"]
-                error = checked(blocks, target, size, "bfloat16", direction)
-                if not error <= limit:
-                    return {"off": error, "wrong": f"more than {limit}, not timed"}
+    def __init__(self, programs: Programs, sizes: list[int], width: int, target: Target):
+        self.programs, small = programs, target.interpret
+        self.check, self.inputs = Check(40 if small else 700), {}
+        self.names = []
+        for rows in sizes:
+            x, y, scale = vectors(rows, width, jnp.bfloat16)
+            given, every = Operands(x, y[None], scale, jnp.float32(0)), jnp.ones(rows, bool)
+            log, share = jnp.full(rows, 12.0), jnp.full(rows, 0.5 / rows)
+            right = own_only(every, every, jnp.float32)
+            self.inputs[rows, "forward"] = (given, every, every)
+            more = (right, (log, log), (share, share))
+            self.inputs[rows, "backward"] = (given, every, every, *more)
+        for direction, tiles in (("forward", FORWARD), ("backward", BACKWARD)):
+            for name, blocks in tiles.items():
+                blocks = replace(blocks, rows=16, columns=16, depth=16) if small else blocks
                 call = partial(getattr(gpu, direction), Kind(), target=target, blocks=blocks)
-                more = () if direction == "forward" else (own, pair, grads)
-                return {"off": error, **measured(call, given, every, every, *more)}
+                few = call if direction == "forward" else partial(call, chunk=1 << 18)
+                programs.add(f"{direction} {name}", few, *self.check.inputs[direction])
+                self.names.append((direction, name))
+                for rows in sizes:
+                    programs.add(f"{rows} {direction} {name}", call, *self.inputs[rows, direction])
 
-            attempt(report, f"{rows} {direction} {name}", one)
-    return report
+    def one(self, rows: int, direction: str, name: str) -> Any:
+        error = self.check.worst(direction, self.programs.ready[f"{direction} {name}"].result())
+        if not error <= LIMIT:
+            return {"off": error, "wrong": f"more than {LIMIT}, not timed"}
+        found = self.programs.measured(f"{rows} {direction} {name}", *self.inputs[rows, direction])
+        return {"off": float(f"{error:.1e}"), **found}
 
 
-def against_xla(rows: int, width: int, target: Target) -> dict[str, Any]:
-    """The loss by each backend, with and without gradients, and how far these are apart."""
-    report: dict[str, Any] = {}
-    inputs = vectors(rows, width, jnp.bfloat16)
-    due: dict[str, Any] = {}
-    for how in ("naive", "xla", "gpu"):
-        value = partial(loss, how, target)
-        both = jax.value_and_grad(value, argnums=(0, 1, 2))
+class Losses:
+    """The loss by each backend, with and without gradients."""
 
-        def one(how: str = how, value: Any = value, both: Any = both) -> Any:
-            found = jax.jit(both)(*inputs)
-            leaves = [np.asarray(leaf, np.float32) for leaf in jax.tree.leaves(found)]
-            apart = [
-                off(a, b) for a, b in zip(leaves, due.setdefault("naive", leaves), strict=True)
-            ]
-            if not max(apart) <= 3e-2:
-                return {"apart": apart, "wrong": "from naive XLA, not timed"}
-            del found
-            return {
-                "apart": apart,
-                "forward": measured(value, *inputs),
-                "both": measured(both, *inputs),
-            }
+    def __init__(self, programs: Programs, rows: int, width: int, target: Target):
+        self.programs, self.rows, self.due = programs, rows, None
+        self.inputs = vectors(rows, width, jnp.bfloat16)
+        for how in HOWS:
+            value = partial(loss, how, target)
+            programs.add(f"{rows} {how} forward", value, *self.inputs)
+            both = jax.value_and_grad(value, argnums=(0, 1, 2))
+            programs.add(f"{rows} {how} both", both, *self.inputs)
 
-        attempt(report, f"{rows} {how}", one)
-    return report
+    def one(self, how: str) -> Any:
+        """How far it is from the first, which is naive XLA, and what it takes."""
+        found = self.programs.ready[f"{self.rows} {how} both"].result()(*self.inputs)
+        leaves = [np.asarray(leaf, np.float32) for leaf in jax.tree.leaves(found)]
+        del found
+        self.due = leaves if self.due is None else self.due
+        apart = [float(f"{off(a, b):.1e}") for a, b in zip(leaves, self.due, strict=True)]
+        if not max(apart) <= 3 * LIMIT:
+            return {"apart": apart, "wrong": "far from the first, not timed"}
+        passes = ("forward", "both")
+        times = {p: self.programs.measured(f"{self.rows} {how} {p}", *self.inputs) for p in passes}
+        return {"apart": apart, **times}
 
 
 def against_torch(rows: int, width: int, *, compiled: bool, device: str) -> dict[str, Any]:
@@ -223,7 +256,7 @@ def against_torch(rows: int, width: int, *, compiled: bool, device: str) -> dict
             leaf.grad = None
         run(*leaves).backward()
 
-    def wait(_: Any) -> None:
+    def ready(_: Any) -> None:
         if device == "cuda":
             torch.cuda.synchronize()
 
@@ -249,9 +282,9 @@ def against_torch(rows: int, width: int, *, compiled: bool, device: str) -> dict
     report: dict[str, Any] = {"loss": None}
     with torch.no_grad():
         report["loss"] = float(run(x, y, scale))
-        ms = timed(lambda: run(x, y, scale), wait)
+        ms = timed(lambda: run(x, y, scale), ready)
         report["forward"] = {"ms": ms, "MiB": memory(lambda: run(x, y, scale))}
-    ms = timed(lambda: both(x, y, scale), wait)
+    ms = timed(lambda: both(x, y, scale), ready)
     for leaf in (x, y, scale):
         leaf.grad = None
     report["both"] = {"ms": ms, "MiB": memory(lambda: both(x, y, scale))}
@@ -269,35 +302,37 @@ def main() -> None:
     small = chosen.platform == "interpret"
     target = Target("gpu", interpret=True) if small else Target.of(jax.devices()[0])
     device = "cpu" if small else "cuda"
-    report: dict[str, Any] = {
-        "machine": machine(),
-        "floor": {},
-        "kernels": {},
-        "xla": {},
-        "torch": {},
-    }
+    parts = ("floor", "loss", "kernels", "torch")
+    report: dict[str, Any] = {"machine": machine(), **{part: {} for part in parts}}
     for rows in chosen.rows:
         vector = jax.ShapeDtypeStruct((rows, chosen.width), jnp.bfloat16)
         given = Operands(vector, jax.ShapeDtypeStruct((1, *vector.shape), jnp.bfloat16), 0, 0)
-        parts = floors.forward(given), floors.backward(given)
-        ms = [1e3 * part.seconds(FLOPS, BYTES) for part in parts]
-        report["floor"][str(rows)] = {"forward ms": ms[0], "both ms": sum(ms)}
+        floor = [f.seconds(FLOPS, BYTES) for f in (floors.forward(given), floors.backward(given))]
+        ms = {"forward": 1e3 * floor[0], "both": 1e3 * sum(floor)}
+        report["floor"][str(rows)] = {name: round(value, 4) for name, value in ms.items()}
+    programs = Programs()
+    losses = {rows: Losses(programs, rows, chosen.width, target) for rows in chosen.rows}
+    kernels = Kernels(programs, chosen.rows, chosen.width, target)
+    wait(programs.ready.values())
+    print(f"{time.perf_counter() - START:6.1f} s  compiled", flush=True)
 
-    def late() -> bool:
-        return time.perf_counter() - START > chosen.budget
+    def run(part: str, name: str, call: Callable[[], Any]) -> None:
+        if time.perf_counter() - START < chosen.budget:
+            attempt(report[part], name, call)
 
     for rows in chosen.rows:
-        report["xla"] |= {} if late() else against_xla(rows, chosen.width, target)
+        for how in HOWS:
+            run("loss", f"{rows} {how}", partial(losses[rows].one, how))
     for rows in chosen.rows[::-1]:
-        report["kernels"] |= {} if late() else kernels(rows, chosen.width, target, small)
+        for direction, name in kernels.names:
+            call = partial(kernels.one, rows, direction, name)
+            run("kernels", f"{rows} {direction} {name}", call)
     for compiled in (False, True):
-        for rows in chosen.rows:
-            name = f"{rows} {'compiled' if compiled else 'eager'}"
-            if not late():
-                call = partial(against_torch, rows, chosen.width, compiled=compiled, device=device)
-                attempt(report["torch"], name, call)
+        for rows in chosen.rows[::-1]:
+            call = partial(against_torch, rows, chosen.width, compiled=compiled, device=device)
+            run("torch", f"{rows} {'compiled' if compiled else 'eager'}", call)
     report["seconds"] = round(time.perf_counter() - START, 1)
-    print(json.dumps(report))
+    print(json.dumps({"benchmark": "ops_contrastive", **report}))
 
 
 if __name__ == "__main__":
