@@ -5,7 +5,7 @@ makes each tile's scores again and of them both gradients, a block of rows a lau
 columns are added up in place from launch to launch.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -75,6 +75,7 @@ def forward(
     blocks: Blocks = FORWARD,
 ) -> Pair:
     """As `reference.forward`."""
+    blocks = _fitting(blocks, given)
     full, row_mask, column_mask = _filled(blocks, given, rows, columns)
     (size, width), count = full.x.shape, full.y.shape[1]
     grid = (size // blocks.rows, count // blocks.columns)
@@ -132,6 +133,7 @@ def backward(
     blocks: Blocks = BACKWARD,
 ) -> Operands:
     """As `reference.backward`; `grads` are zero in what does not count."""
+    blocks = _fitting(blocks, given)
     full, row_mask, column_mask = _filled(blocks, given, rows, columns)
     (size, width), count = full.x.shape, full.y.shape[1]
     parts = -(-size // blocks.block)
@@ -202,6 +204,13 @@ def _both(
         ),
         name=f"contrast_{kind.score}_{kind.reduction}_gradients",
     )(given, x, y, row, column, by_y)
+
+
+def _fitting(blocks: Blocks, given: Operands) -> Blocks:
+    """No more rows and columns than the powers of two that hold those there are."""
+    rows, columns = (1 << (size - 1).bit_length() for size in (len(given.x), given.y.shape[1]))
+    rows, columns = min(blocks.rows, max(rows, 16)), min(blocks.columns, max(columns, LANES))
+    return replace(blocks, rows=rows, columns=columns, group=min(blocks.group, columns))
 
 
 def _filled(blocks: Blocks, given: Operands, rows: Array, columns: Array) -> tuple:
