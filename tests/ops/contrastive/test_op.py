@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from fusekit.layout import Layout
 from fusekit_modules.ops import BackendError, Target
-from fusekit_modules.ops.contrastive import cases, info_nce, reduce, siglip
+from fusekit_modules.ops.contrastive import cases, gram, info_nce, reduce, siglip
 from tests.ops.contrastive import exact
 
 SIZE, WIDTH, SCALE, BIAS = 24, 8, 7.0, -2.0
@@ -132,6 +132,22 @@ def test_over_a_mesh_rows_stay_and_columns_come():
     assert "f32[256,16]" in text  # all columns
     assert "f32[64,256]" in text  # scores of a quarter of the rows
     assert "f32[256,256]" not in text
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_volumes_in_chunks_are_as_the_exact_ones(count):
+    vectors_ = [vectors(seed=seed)[0] for seed in range(count + 1)]
+    counts = vectors()[2]
+
+    def value(form, scale, *vectors):
+        options = {"forward": form, "backward": form}
+        first, second = gram(vectors[0], list(vectors[1:]), scale, counts, **options)
+        return jnp.sum(jnp.arange(1.0, SIZE + 1) * first + second)
+
+    both = jax.value_and_grad(value, argnums=range(1, count + 3))
+    due, found = (both(form, jnp.float32(SCALE), *vectors_) for form in ("reference", "xla"))
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(due), strict=True):
+        assert exact.off(one, other) < 2e-5
 
 
 @pytest.mark.parametrize("form", ["reference", "xla"])

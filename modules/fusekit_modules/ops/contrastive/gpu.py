@@ -62,6 +62,8 @@ def unsupported(kind: Kind, given: Operands, target: Target, direction: str) -> 
         return f"vectors are of {given.x.dtype}"
     if target.capability is not None and target.capability < (8, 0):
         return f"the target is a {target}, which is below 8.0"
+    if kind.score == "volume" and given.x.dtype == jnp.float32 and not target.interpret:
+        return "float32 volumes take products of float32, and it multiplies TF32"
     if given.y.shape[0] > 3:
         return f"{given.y.shape[0]} products a score are more than 3"
     return None

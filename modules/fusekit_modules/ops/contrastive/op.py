@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Shaped
 from fusekit_modules.ops.contrastive.positives import of_one_key, own_only
 from fusekit_modules.ops.contrastive.reduce import plan, surprise
 from fusekit_modules.ops.contrastive.scores import Kind, Operands
+from fusekit_modules.ops.contrastive.volumes import orthonormal, volumes
 from fusekit_modules.ops.target import Target
 
 CPU = Target("cpu")
@@ -87,6 +88,48 @@ def siglip(
     how = plan(kind, given, target, forward=forward, backward=backward, layout=_layout(place))
     found: Any = surprise(how, given, rows, rows, own_only(rows, rows, given.wide))
     return found[0]
+
+
+def gram(
+    anchor: Float[Array, "b d"],
+    others: list[Float[Array, "b d"]],
+    scale: Float[Array, ""],
+    rows: Bool[Array, "b"],
+    *,
+    place: Any = None,
+    target: Target | None = None,
+    forward: str = "auto",
+    backward: str = "auto",
+) -> tuple[Float[Array, "b"], Float[Array, "b"]]:
+    """Cross-entropies of -s V over the others' rows and over anchors, where V is the volume that
+    an anchor and the others of one row span (Cicchetti et al. 2025).
+
+    As `info_nce`. But for `reference`, the squared height of an anchor above the others' span is
+    a difference of squares, of products with an orthonormal basis; no determinant of pairs is
+    taken. So volumes of unit vectors below about 1e-3 are of rounding errors, of bfloat16 below
+    about 0.1; `reference` is exact, see `volumes`.
+    """
+    kind, target = Kind("volume"), _target(place, target)
+    anchor, others = _only(anchor, rows), [_only(other, rows) for other in others]
+    wide = jnp.promote_types(anchor.dtype, jnp.float32)
+    basis, square = orthonormal([other.astype(wide) for other in others])
+    given = Operands(
+        anchor,
+        jnp.stack(basis).astype(anchor.dtype),
+        _scalar(scale, anchor),
+        _scalar(0, anchor),
+        jnp.sum(jnp.square(anchor.astype(wide)), axis=1),
+        jnp.where(rows, square, 0),
+    )
+    how = plan(kind, given, target, forward=forward, backward=backward, layout=_layout(place))
+    if how.forward == "reference":
+        every = -given.scale * volumes(anchor.astype(wide), [v.astype(wide) for v in others])
+        wanted, own = rows[:, None] & rows[None], jnp.diagonal(every)
+        every = jnp.where(wanted, every, jnp.finfo(wide).min)
+        by_row, by_column = (jax.nn.logsumexp(every, axis=axis) - own for axis in (1, 0))
+        return jnp.where(rows, by_row, 0), jnp.where(rows, by_column, 0)
+    found: Any = surprise(how, given, rows, rows, own_only(rows, rows, given.wide))
+    return found
 
 
 def multiplied(values: Float[Array, "*b d"], target: Target) -> Float[Array, "*b d"]:

@@ -54,7 +54,8 @@ def backward(
 
 def _scores(kind: Kind, given: Operands) -> Float[Array, "b n"]:
     wide = given.wide
-    products = jnp.einsum("bd,mnd->mbn", given.x.astype(wide), given.y.astype(wide))
+    x, y = given.x.astype(wide), given.y.astype(wide)
+    products = jnp.einsum("bd,mnd->mbn", x, y, precision=kind.precision)
     row = None if given.row is None else given.row[:, None]
     column = None if given.column is None else given.column[None]
     return kind.of(list(products), given.scale, given.bias, row, column)

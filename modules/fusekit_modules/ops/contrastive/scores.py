@@ -77,12 +77,17 @@ class Kind:
     score: Literal["dot", "volume"] = "dot"
     reduction: Reduction = "logsumexp"
 
+    @property
+    def precision(self) -> str | None:
+        """Of products: heights are differences of squares, and lose digits."""
+        return "highest" if self.score == "volume" else None
+
     def of(self, products: Sequence[Array], scale: Any, bias: Any, row: Any, column: Any) -> Array:
         """Scores `[b, n]` from products `[b, n]`, with `row [b, 1]` and `column [1, n]`."""
         if self.score == "dot":
             scaled = scale * products[0]
             return scaled + bias if self.reduction == "softplus" else scaled
-        return -scale * _root(_square(products, row, column))
+        return -scale * root(_square(products, row, column))
 
     def slopes(
         self, grad: Array, products: Sequence[Array], scale: Any, row: Any, column: Any
@@ -95,13 +100,15 @@ class Kind:
         inner = -scale * grad * _root_slope(square)
         height = inner * column
         by_products = [-2 * product * height for product in products]
-        return by_products, -grad * _root(square), height, inner * _height(products, row)
+        return by_products, -grad * root(square), height, inner * _height(products, row)
 
 
-def dot(a: Float[Array, "b d"], b: Float[Array, "d n"]) -> Float[Array, "b n"]:
+def dot(
+    a: Float[Array, "b d"], b: Float[Array, "d n"], precision: str | None = None
+) -> Float[Array, "b n"]:
     """A product of matrices summed in float32, or float64 if they are."""
     wide = jnp.promote_types(a.dtype, jnp.float32)
-    return lax.dot(a, b, preferred_element_type=wide)
+    return lax.dot(a, b, precision=precision, preferred_element_type=wide)
 
 
 def _height(products: Sequence[Array], row: Any) -> Array:
@@ -115,7 +122,7 @@ def _square(products: Sequence[Array], row: Any, column: Any) -> Array:
     return column * _height(products, row)
 
 
-def _root(square: Array) -> Array:
+def root(square: Float[Array, "*n"]) -> Float[Array, "*n"]:
     """The square root, below `LEAST` a parabola."""
     far = square > LEAST**2
     return jnp.where(far, jnp.sqrt(jnp.where(far, square, 1)), square * (0.5 / LEAST) + LEAST / 2)

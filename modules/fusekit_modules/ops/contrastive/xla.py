@@ -102,7 +102,7 @@ def backward(
 
 
 def _scores(kind: Kind, given: Operands, x: Array, row: Array | None) -> tuple[list[Array], Array]:
-    products = [dot(x, y.T) for y in given.y]
+    products = [dot(x, y.T, kind.precision) for y in given.y]
     side = None if row is None else row[:, None]
     column = None if given.column is None else given.column[None]
     return products, kind.of(products, given.scale, given.bias, side, column)
