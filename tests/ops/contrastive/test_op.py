@@ -1,5 +1,6 @@
 """The public functions: by NumPy, over a mesh, with kernels, and with nothing that counts."""
 
+import itertools
 from functools import partial
 
 import jax
@@ -11,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from fusekit.layout import Layout
 from fusekit_modules.ops import BackendError, Target
-from fusekit_modules.ops.contrastive import cases, gram, info_nce, reduce, siglip
+from fusekit_modules.ops.contrastive import cases, gram, info_nce, reduce, several, siglip, symile
 from tests.ops.contrastive import exact
 
 SIZE, WIDTH, SCALE, BIAS = 24, 8, 7.0, -2.0
@@ -148,6 +149,51 @@ def test_volumes_in_chunks_are_as_the_exact_ones(count):
     due, found = (both(form, jnp.float32(SCALE), *vectors_) for form in ("reference", "xla"))
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(due), strict=True):
         assert exact.off(one, other) < 2e-5
+
+
+def combinations(vectors, counts):
+    """Symile of the first as the anchor, against all, one row at a time."""
+    index, found = np.flatnonzero(counts), np.zeros(SIZE)
+    anchor, *others = (np.asarray(v, np.float64) for v in vectors)
+    for i in index:
+        products = [
+            SCALE * np.sum(anchor[i] * np.prod([o[j] for o, j in zip(others, at, strict=True)], 0))
+            for at in itertools.product(index, repeat=len(others))
+        ]
+        own = SCALE * np.sum(anchor[i] * np.prod([o[i] for o in others], 0))
+        found[i] = np.logaddexp.reduce(products) - own
+    return found
+
+
+@pytest.mark.parametrize("form", ["reference", "xla"])
+@pytest.mark.parametrize("columns", [1 << 15, 150])
+def test_symile_among_all_is_that_of_numpy(columns, form, monkeypatch):
+    """In one chunk, and in chunks of six of the 24 rows of the first of the others."""
+    monkeypatch.setattr(several, "COLUMNS", columns)
+    given, counts = [vectors(seed=seed)[0] for seed in range(3)], vectors()[2]
+    turns = [[given[n], *given[:n], *given[n + 1 :]] for n in range(3)]
+    due = sum(combinations(turn, counts) for turn in turns) / 3
+
+    def value(scale, *vectors):
+        return symile(vectors, scale, counts, forward=form, backward=form)
+
+    found = value(jnp.float32(SCALE), *given)
+    assert exact.off(found, due) < 1e-6
+
+    def plain(scale, *vectors):
+        total = 0
+        for n in range(3):
+            anchor, first, second = vectors[n], *(vectors[:n] + vectors[n + 1 :])
+            every = jnp.einsum("id,jd,kd->ijk", anchor, first, second) * scale
+            every = jnp.where(counts[:, None] & counts, every, -jnp.inf)
+            own = scale * jnp.sum(anchor * first * second, axis=1)
+            total += jnp.where(counts, jax.nn.logsumexp(every, axis=(1, 2)) - own, 0)
+        return total / 3
+
+    weights = jnp.arange(1.0, SIZE + 1)
+    slopes = (jax.grad(lambda *v, f=f: f(*v) @ weights, range(4)) for f in (value, plain))
+    for one, other in zip(*(slope(jnp.float32(SCALE), *given) for slope in slopes), strict=True):
+        assert exact.off(one, other) < 1e-5
 
 
 @pytest.mark.parametrize("form", ["reference", "xla"])

@@ -2,17 +2,14 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Shaped
 
+from fusekit_modules.ops.contrastive.given import layout_of, multiplied, only, scalar, target_of
 from fusekit_modules.ops.contrastive.positives import of_one_key, own_only
 from fusekit_modules.ops.contrastive.reduce import plan, surprise
 from fusekit_modules.ops.contrastive.scores import Kind, Operands
-from fusekit_modules.ops.contrastive.volumes import orthonormal, volumes
 from fusekit_modules.ops.target import Target
-
-CPU = Target("cpu")
 
 
 def info_nce(
@@ -50,11 +47,11 @@ def info_nce(
 
     Raises `BackendError` if a backend asked for cannot.
     """
-    kind, target = Kind(), _target(place, target)
-    x, y = (multiplied(_only(*pair), target) for pair in ((x, rows), (y, columns)))
-    given = Operands(x, y[None], _scalar(scale, x), _scalar(0, x))
+    kind, target = Kind(), target_of(place, target)
+    x, y = (multiplied(only(*pair), target) for pair in ((x, rows), (y, columns)))
+    given = Operands(x, y[None], scalar(scale, x), scalar(0, x))
     own = keys is None
-    options = {"forward": forward, "backward": backward, "layout": _layout(place)}
+    options = {"forward": forward, "backward": backward, "layout": layout_of(place)}
     how = plan(kind, given, target, own=own, **options)
     if keys is None:
         right = own_only(rows, columns, given.wide)
@@ -82,82 +79,9 @@ def siglip(
 ) -> Float[Array, "b"]:
     """By row i, -log sigmoid(l_ii) - sum over j of log sigmoid(-l_ij), l = s x y + bias (Zhai et
     al. 2023, algorithm 1). As `info_nce`; row i and column i are of one sample."""
-    kind, target = Kind(reduction="softplus"), _target(place, target)
-    x, y = (multiplied(_only(values, rows), target) for values in (x, y))
-    given = Operands(x, y[None], _scalar(scale, x), _scalar(bias, x))
-    how = plan(kind, given, target, forward=forward, backward=backward, layout=_layout(place))
+    kind, target = Kind(reduction="softplus"), target_of(place, target)
+    x, y = (multiplied(only(values, rows), target) for values in (x, y))
+    given = Operands(x, y[None], scalar(scale, x), scalar(bias, x))
+    how = plan(kind, given, target, forward=forward, backward=backward, layout=layout_of(place))
     found: Any = surprise(how, given, rows, rows, own_only(rows, rows, given.wide))
     return found[0]
-
-
-def gram(
-    anchor: Float[Array, "b d"],
-    others: list[Float[Array, "b d"]],
-    scale: Float[Array, ""],
-    rows: Bool[Array, "b"],
-    *,
-    place: Any = None,
-    target: Target | None = None,
-    forward: str = "auto",
-    backward: str = "auto",
-) -> tuple[Float[Array, "b"], Float[Array, "b"]]:
-    """Cross-entropies of -s V over the others' rows and over anchors, where V is the volume that
-    an anchor and the others of one row span (Cicchetti et al. 2025).
-
-    As `info_nce`. But for `reference`, the squared height of an anchor above the others' span is
-    a difference of squares, of products with an orthonormal basis; no determinant of pairs is
-    taken. So volumes of unit vectors below about 1e-3 are of rounding errors, of bfloat16 below
-    about 0.1; `reference` is exact, see `volumes`.
-    """
-    kind, target = Kind("volume"), _target(place, target)
-    anchor, others = _only(anchor, rows), [_only(other, rows) for other in others]
-    wide = jnp.promote_types(anchor.dtype, jnp.float32)
-    basis, square = orthonormal([other.astype(wide) for other in others])
-    given = Operands(
-        anchor,
-        jnp.stack(basis).astype(anchor.dtype),
-        _scalar(scale, anchor),
-        _scalar(0, anchor),
-        jnp.sum(jnp.square(anchor.astype(wide)), axis=1),
-        jnp.where(rows, square, 0),
-    )
-    how = plan(kind, given, target, forward=forward, backward=backward, layout=_layout(place))
-    if how.forward == "reference":
-        every = -given.scale * volumes(anchor.astype(wide), [v.astype(wide) for v in others])
-        wanted, own = rows[:, None] & rows[None], jnp.diagonal(every)
-        every = jnp.where(wanted, every, jnp.finfo(wide).min)
-        by_row, by_column = (jax.nn.logsumexp(every, axis=axis) - own for axis in (1, 0))
-        return jnp.where(rows, by_row, 0), jnp.where(rows, by_column, 0)
-    found: Any = surprise(how, given, rows, rows, own_only(rows, rows, given.wide))
-    return found
-
-
-def multiplied(values: Float[Array, "*b d"], target: Target) -> Float[Array, "*b d"]:
-    """Float32 rounded to what the target multiplies by default: bfloat16 on TPUs, the 10 bits of
-    TF32 on GPUs. So that own scores, summed apart, are of the same vectors as all others: else a
-    contrast that is nearly won would be of rounding errors. Not where
-    `jax.default_matmul_precision` asks for more."""
-    asked = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
-    if values.dtype != jnp.float32 or asked not in (None, "default"):
-        return values
-    if target.platform == "tpu":
-        return values.astype(jnp.bfloat16)
-    return jax.lax.reduce_precision(values, 8, 10) if target.platform == "gpu" else values
-
-
-def _only(values: Array, counts: Array) -> Array:
-    return jnp.where(counts[:, None], values, jnp.zeros((), values.dtype))
-
-
-def _scalar(value: Any, like: Array) -> Array:
-    return jnp.asarray(value, jnp.promote_types(like.dtype, jnp.float32))
-
-
-def _layout(place: Any) -> Any:
-    return place if hasattr(place, "activations") else None
-
-
-def _target(place: Any, target: Target | None) -> Target:
-    if target is not None:
-        return target
-    return CPU if place is None else Target.of(place)
