@@ -59,6 +59,8 @@ def test_the_gradient_of_the_public_function_lowers_for_cuda():
 
 def test_what_they_refuse():
     given, *_ = cases.arrays(cases.Case("gram", cases.GRAM, 8, 8, 8, 4))
+    assert "multiplies TF32" in gpu.unsupported(cases.GRAM, given, H100, "forward")
+    given = given._replace(x=given.x.astype(jnp.bfloat16))
     assert "4 products" in gpu.unsupported(cases.GRAM, given, H100, "forward")
     assert "a CPU" not in gpu.unsupported(cases.GRAM, given, H100, "forward")
     assert "CPU" in gpu.unsupported(cases.GRAM, given, Target("cpu"), "forward")
