@@ -50,7 +50,8 @@ def test_kernels_lower_for_cuda(name, dtype):
 def test_the_gradient_of_the_public_function_lowers_for_cuda():
     def loss(x, y, scale):
         every = jnp.ones(x.shape[0], bool)
-        return jnp.mean(info_nce(x, y, scale, every, every, target=H100)[0])
+        options = {"target": H100, "forward": "gpu", "backward": "gpu"}
+        return jnp.mean(info_nce(x, y, scale, every, every, **options)[0])
 
     vectors = jnp.zeros((512, 256), jnp.bfloat16)
     text = lowered(jax.grad(loss, (0, 1, 2)), vectors, vectors, jnp.float32(1))

@@ -95,7 +95,12 @@ def test_kernels_behind_the_public_functions(name, platform):
     inputs = (x, y, jnp.float32(SCALE), jnp.float32(BIAS), counts, jnp.asarray(keys))
     plain = {"forward": "reference", "backward": "reference"}
     due = BOTH(name, plain, *inputs)
-    found = jax.jit(partial(BOTH, name, {"target": Target(platform, interpret=True)}))(*inputs)
+    options = {
+        "target": Target(platform, interpret=True),
+        "forward": platform,
+        "backward": platform,
+    }
+    found = jax.jit(partial(BOTH, name, options))(*inputs)
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(due), strict=True):
         assert exact.off(one, other, 0.05 if one.ndim == 0 else 0) < 6e-3
 
@@ -226,11 +231,12 @@ def test_nothing_counts(form):
 
 
 def test_many_scores_are_made_in_chunks():
-    """On a CPU `auto` is the obvious form, of more than `WHOLE` scores a chunk at a time."""
+    """`auto` is the obvious form; of more than `WHOLE` scores it is a kernel, or chunks."""
     case = cases.Case("", cases.INFO_NCE, 8, 8, 8)
     options = {"forward": "auto", "backward": "auto"}
     given, *_ = cases.arrays(case)
-    assert reduce.plan(case.kind, given, Target("cpu"), **options).forward == "reference"
+    for target in (Target("cpu"), Target("gpu", capability=(9, 0))):
+        assert reduce.plan(case.kind, given, target, **options).forward == "reference"
     size = int(reduce.WHOLE**0.5) + 1
     many = given._replace(
         x=jax.ShapeDtypeStruct((size, 8), jnp.float32),

@@ -22,8 +22,8 @@ from fusekit_modules.ops.dispatch import choose
 from fusekit_modules.ops.target import Target
 
 WHOLE = 1 << 22
-"""So many scores are computed at once, by `reference`, where `auto` finds no kernel; more of them
-a chunk of rows at a time, by `xla`."""
+"""So many scores `auto` computes at once, by `reference`; more of them by a kernel, or, where there
+is none, a chunk of rows at a time, by `xla`."""
 
 _MODULES: Mapping[str, Any] = {"reference": reference, "xla": xla, "tpu": tpu, "gpu": gpu}
 
@@ -75,9 +75,9 @@ def plan(
 
     def chosen(asked: str, direction: str) -> str:
         backends = {
+            "reference": few if asked == "auto" else lambda: None,
             "tpu": lambda: tpu.unsupported(kind, given, target, direction),
             "gpu": lambda: gpu.unsupported(kind, given, target, direction),
-            "reference": few if asked == "auto" else lambda: None,
             "xla": lambda: None,
         }
         return choose(f"contrastive {direction}", asked, backends).backend
