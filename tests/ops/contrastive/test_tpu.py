@@ -65,6 +65,16 @@ def test_over_a_mesh_each_chip_has_its_rows():
     assert program.memory_analysis().temp_size_in_bytes < 48 << 20
 
 
+def test_over_a_mesh_with_replicas_side_by_side():
+    layout = Layout.of({"data": 2, "fsdp": 2}, devices=devices(Topology.parse("v5e:2x2")))
+    cut = NamedSharding(layout.mesh, P(None, ("data", "fsdp")))
+    x = jax.ShapeDtypeStruct((2, 4096, 128), jnp.bfloat16, sharding=cut)
+    scale = jax.ShapeDtypeStruct((2,), jnp.float32, sharding=NamedSharding(layout.mesh, P()))
+    both = jax.value_and_grad(partial(loss, "info_nce", layout), argnums=(0, 1, 2))
+    text = jax.jit(jax.vmap(both)).lower(x, x, scale).compile().as_text()
+    assert text.count('custom_call_target="tpu_custom_call"') == 2
+
+
 def test_what_they_refuse():
     v5e = Target("tpu", generation="v5e")
     given, *_ = cases.arrays(cases.TESTED[0])

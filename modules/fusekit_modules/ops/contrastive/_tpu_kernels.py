@@ -20,9 +20,9 @@ LANES, SUBLANES = 128, 8
 
 def forward_kernel(kind: Kind, group: int, *refs: Any) -> None:
     """One tile; results of its rows after their last tile, by column after the last rows."""
-    given, x_ref, y_ref, row_mask, column_mask, row_out, column_out, *kept = refs
+    given_ref, x_ref, y_ref, row_mask, column_mask, row_out, column_out, *kept = refs
     most, total, top_most, top_total = kept
-    (i, j), (last_i, last_j) = _place()
+    given, ((i, j), (last_i, last_j)) = given_ref.at[0], _place()
 
     @pl.when(j == 0)
     def _() -> None:
@@ -63,8 +63,8 @@ def backward_kernel(kind: Kind, size: int, *refs: Any) -> None:
 
     Those by rows are added up from tile to tile, those by columns onto what other rows left.
     """
-    given, x_ref, y_ref, row_ref, column_ref, by_y_in, by_x, by_y, *sums = refs
-    y, column = y_ref[...], column_ref[...]
+    given_ref, x_ref, y_ref, row_ref, column_ref, by_y_in, by_x, by_y, *sums = refs
+    given, y, column = given_ref.at[0], y_ref[...], column_ref[...]
     top_mask, of_column = column[4:5], Ends(*(column[at : at + 1] for at in range(4)))
 
     @pl.when(pl.program_id(0) == 0)

@@ -112,7 +112,7 @@ def forward(
             transcendentals=2 * size * count,
         ),
         name=f"contrast_{kind.score}_{kind.reduction}",
-    )(scalars(full), full.x, full.y[0], row_mask[:, None], column_mask[None])
+    )(scalars(full)[None], full.x, full.y[0], row_mask[:, None], column_mask[None])
     by_row, by_column = by_row[: rows.shape[0], 0], by_column[0, : columns.shape[0]]
     if kind.reduction == "softplus":
         return jnp.where(rows, by_row, 0), jnp.zeros(columns.shape, jnp.float32)
@@ -144,7 +144,9 @@ def backward(
         jnp.stack([part.astype(jnp.float32) for part in (*of, longer(mask, of.grad.shape[0]))])
         for of, mask in ((of_rows, row_mask), (of_columns, column_mask))
     )
-    call = partial(_both, kind, blocks, target, scalars(full), full.y[0], longer(column, SUBLANES))
+    call = partial(
+        _both, kind, blocks, target, scalars(full)[None], full.y[0], longer(column, SUBLANES)
+    )
 
     def one(by_y: Array, part: tuple[Array, Array]) -> tuple[Array, tuple[Array, list[Array]]]:
         by_x, by_y, *sums = call(*part, by_y)
