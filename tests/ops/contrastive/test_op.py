@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 from fusekit.layout import Layout
 from fusekit_modules.ops import BackendError, Target
 from fusekit_modules.ops.contrastive import cases, gram, info_nce, reduce, several, siglip, symile
+from fusekit_modules.ops.contrastive.given import multiplied
 from tests.ops.contrastive import exact
 
 SIZE, WIDTH, SCALE, BIAS = 24, 8, 7.0, -2.0
@@ -228,6 +229,36 @@ def test_nothing_counts(form):
         assert all(
             np.all(np.asarray(leaf) == 0) for leaf in jax.tree.leaves(BOTH(name, options, *inputs))
         )
+
+
+def test_volumes_by_a_kernel():
+    given, counts = [vectors(seed=seed)[0] for seed in range(3)], vectors()[2]
+    options = {"target": Target("gpu", interpret=True), "forward": "gpu", "backward": "gpu"}
+
+    def value(options, scale, *vectors):
+        first, second = gram(vectors[0], list(vectors[1:]), scale, counts, **options)
+        return jnp.sum(jnp.arange(1.0, SIZE + 1) * first + second)
+
+    both = jax.value_and_grad(value, argnums=range(1, 5))
+    due = both({"forward": "reference", "backward": "reference"}, jnp.float32(SCALE), *given)
+    found = jax.jit(partial(both, options))(jnp.float32(SCALE), *given)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(due), strict=True):
+        assert exact.off(one, other) < 2e-5
+
+
+def test_operands_are_what_the_target_multiplies():
+    x = vectors()[0]
+    tpu, gpu = Target("tpu", generation="v5e"), Target("gpu", capability=(9, 0))
+    assert multiplied(x, tpu).dtype == jnp.bfloat16
+    bits = np.asarray(multiplied(x, gpu)).view(np.uint32)
+    assert np.all(bits & 0x1FFF == 0)
+    assert np.any(np.asarray(x).view(np.uint32) & 0x1FFF)
+    assert multiplied(x, Target("cpu")) is x
+    with jax.default_matmul_precision("highest"):
+        assert multiplied(x, tpu) is x
+        assert multiplied(x, gpu) is x
+    narrow = x.astype(jnp.bfloat16)
+    assert multiplied(narrow, tpu) is narrow
 
 
 def test_many_scores_are_made_in_chunks():
