@@ -15,6 +15,7 @@ from fusekit_modules.ops.stream_attention.cases import Case
 from fusekit_modules.ops.stream_attention.form import Form, Queries, Source, form_of
 
 LIMIT = 5e-3
+FUSED = gpu.Tiles(fused=True)
 SWEPT = (
     gpu.Tiles(64, 64, 4, 2),
     gpu.Tiles(64, 64, 4, 3),
@@ -24,6 +25,9 @@ SWEPT = (
     gpu.Tiles(128, 64, 8, 2),
     gpu.Tiles(128, 128, 8, 2),
     gpu.Tiles(32, 64, 4, 2),
+    gpu.Tiles(64, 64, 4, 3, fused=True),
+    gpu.Tiles(128, 64, 4, 2, fused=True),
+    gpu.Tiles(128, 64, 8, 3, fused=True),
 )
 """Cuts that are tried of the first case, beside the usual one."""
 
@@ -123,7 +127,10 @@ def task(case: Case, args: Any, *, compiled: bool) -> Task:
 
     only = Pass(
         "forward",
-        {"ours": partial(ours_forward, form)},
+        {
+            "ours": partial(ours_forward, form),
+            "ours_fused": partial(ours_forward, form, tiles=FUSED),
+        },
         {"ours_xla": partial(portable_forward, form)}
         | {name: partial(without_grads, call) for name, call in others.items()},
         partial(theirs, both=False),
@@ -134,7 +141,10 @@ def task(case: Case, args: Any, *, compiled: bool) -> Task:
     )
     both = Pass(
         "both",
-        {"ours": partial(ours_both, form)},
+        {
+            "ours": partial(ours_both, form),
+            "ours_fused": partial(ours_both, form, first=FUSED, tiles=(FUSED, FUSED)),
+        },
         {"ours_xla": partial(portable_both, form)}
         | {name: partial(with_grads, call) for name, call in others.items()},
         partial(theirs, both=True),
@@ -153,7 +163,7 @@ def sweep(case: Case, args: Any) -> Task:
     floor = floors.forward(form, *sets[0][:2])
     both = floors.backward(form, *sets[0][:2])
     swept = SWEPT[:2] if args.small else SWEPT
-    name = {t: f"{t.queries}x{t.keys} w{t.warps} s{t.stages}" for t in swept}
+    name = {t: f"{t.queries}x{t.keys} w{t.warps} s{t.stages}{' f' * t.fused}" for t in swept}
     calls = {
         "forward": {name[t]: partial(ours_forward, form, tiles=t) for t in swept},
         "of queries": {name[t]: partial(ours_both, form, tiles=(t, gpu.KEYS)) for t in swept},
@@ -187,8 +197,9 @@ def ours_both(
     sources: Any,
     grads: Any,
     tiles: tuple[gpu.Tiles, gpu.Tiles] = (gpu.QUERIES, gpu.KEYS),
+    first: gpu.Tiles = gpu.FORWARD,
 ) -> Any:
-    results = gpu.forward(form, queries, sources)
+    results = gpu.forward(form, queries, sources, tiles=first)
     found = gpu.backward(form, queries, sources, results, grads, tiles=tiles)
     return [out for out, _ in results], found
 

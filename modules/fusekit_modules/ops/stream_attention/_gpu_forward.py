@@ -5,19 +5,20 @@ Dao 2023, algorithm 1): the running maximum and sum are corrected as tiles of ke
 beyond the last key that is there are not visited, so that an absent modality costs nothing.
 """
 
+from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from fusekit_modules.ops.stream_attention._gpu_tiles import (
     LOG2E,
     dot,
+    exp2,
+    over,
     power,
     rows,
     there,
-    tiles,
     within,
     write,
 )
@@ -31,14 +32,14 @@ def one_tile(
     form: Form,
     stream: Queries,
     sources: list[Source],
-    out: Any,
-    lse: Any,
+    outs: tuple[Any, Any],
     place: tuple[Any, Any, Any],
-    sizes: tuple[int, int],
+    sizes: tuple[int, int, bool],
 ) -> None:
     """Refs of a stream and its sources; writes the tile at `place` (tile, head, example)."""
     tile, head, batch = place
-    size_q, size_k = sizes
+    out, lse = outs
+    size_q, size_k, fused = sizes
     length, dim = stream.values.shape[1], stream.values.shape[2] // form.heads
     start = tile * size_q
     inside = within(start, size_q, length)
@@ -47,36 +48,34 @@ def one_tile(
     query = at.load(stream.values)
     any_query = None if stream.mask is None else jnp.max(present.astype(jnp.int32))
 
-    def visit(source: Source, number: Any, carry: tuple[Array, Array, Array]) -> Any:
+    log2_scale = form.scale * LOG2E
+
+    def visit(source: Source, first: Any, size: int, found: Array | None, carry: Any) -> Any:
         total, peak, mixed = carry
-        first = number * size_k
-        keys = source.key.shape[1]
-        found = there(source.mask, batch, first, within(first, size_k, keys), size_k)
-        tile_k = rows(first, size_k, head, dim, batch, found)
-        scores = dot(form, query, tile_k.load(source.key), (1, 1)) * (form.scale * LOG2E)
+        tile_k = rows(first, size, head, dim, batch, found)
+        scores = dot(form, query, tile_k.load(source.key), (1, 1))
         if found is not None:
             scores = jnp.where(found[None, :], scores, -jnp.inf)
         higher = jnp.maximum(peak, jnp.max(scores, axis=1))
-        mass = jnp.exp2(scores - higher[:, None])
-        shrink = jnp.exp2(peak - higher)
+        mass = exp2(fused, scores, log2_scale, (higher * log2_scale)[:, None])
+        shrink = jnp.exp2((peak - higher) * log2_scale)
         value = tile_k.load(source.value)
         mixed = mixed * shrink[:, None] + dot(form, mass.astype(value.dtype), value, (1, 0))
         return total * shrink + jnp.sum(mass, axis=1), higher, mixed
 
-    carry = (
+    carry: Any = (
         jnp.zeros((size_q,), jnp.float32),
         jnp.full((size_q,), LOW, jnp.float32),
         jnp.zeros((size_q, power(dim)), jnp.float32),
     )
     for source in sources:
-        count = tiles(source.mask, batch, source.key.shape[1], size_k)
-        if any_query is not None:
-            count = count * any_query
-        carry = jax.lax.fori_loop(0, count, lambda n, c, s=source: visit(s, n, c), carry)
+        keys = source.key.shape[1]
+        read = partial(visit, source)
+        carry = over(source.mask, batch, keys, size_k, any_query, read, carry)
     total, peak, mixed = carry
     some = total > 0 if present is None else (total > 0) & present
     safe = jnp.where(some, total, 1.0)
     at.store(out, jnp.where(some[:, None], mixed / safe[:, None], 0.0), inside)
     if lse is not None:
-        logs = jnp.where(some, peak / LOG2E + jnp.log(safe), 0.0)
+        logs = jnp.where(some, peak * form.scale + jnp.log(safe), 0.0)
         write(lse, logs, head, batch, start, inside)

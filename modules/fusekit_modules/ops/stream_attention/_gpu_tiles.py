@@ -1,5 +1,7 @@
 """Tiles of rows of one head, as Triton loads and stores them."""
 
+import struct
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -71,10 +73,50 @@ def rows(start: Any, size: int, head: Any, dim: int, batch: Any, there: Array | 
     return Rows((batch, pl.ds(start, size), pl.ds(head * dim, wide)), wide, dim, there)
 
 
-def tiles(mask_ref: Any | None, batch: Any, length: int, size: int) -> Any:
+def over(
+    mask_ref: Any | None,
+    batch: Any,
+    length: int,
+    size: int,
+    wanted: Array | None,
+    visit: Callable[[Any, int, Array | None, Any], Any],
+    carry: Any,
+) -> Any:
+    """`carry = visit(first row, rows, which are there, carry)` of tile after tile of an array.
+
+    Without a mask the last tile is as small as what is left, and only that one knows of an end.
+    With one, tiles beyond the last row that is there are left out. `wanted` is 0 where nothing is
+    to be visited at all, else 1; `None`: 1.
+    """
+    times = 1 if wanted is None else wanted
+    if mask_ref is not None:
+
+        def one(number: Any, carry: Any) -> Any:
+            first = number * size
+            inside = within(first, size, length)
+            return visit(first, size, there(mask_ref, batch, first, inside, size), carry)
+
+        return jax.lax.fori_loop(0, _tiles(mask_ref, batch, length, size) * times, one, carry)
+    whole, rest = divmod(length, size)
+    if whole:
+        carry = jax.lax.fori_loop(
+            0, whole * times, lambda number, carry: visit(number * size, size, None, carry), carry
+        )
+    if not rest:
+        return carry
+    small = power(rest)
+    inside = within(whole * size, small, length)
+    # a loop of one, as rows beyond the end may only be named by what is not a constant
+    return jax.lax.fori_loop(
+        whole,
+        whole + times,
+        lambda number, carry: visit(number * size, small, inside, carry),
+        carry,
+    )
+
+
+def _tiles(mask_ref: Any, batch: Any, length: int, size: int) -> Any:
     """How many tiles of an array there are up to the last row that is there."""
-    if mask_ref is None:
-        return pl.cdiv(length, size)
     whole = jnp.arange(power(length))
     inside = None if power(length) == length else whole < length
     found = there(mask_ref, batch, 0, inside, power(length))
@@ -86,9 +128,11 @@ def dot(form: Form, a: Array, b: Array, dimensions: tuple[int, int]) -> Array:
     """Product over one axis of each, summed in float32. Float32 is not rounded to TF32: it is the
     sum of three products of it, as float32 has no tensor cores."""
     precision: Any = None
-    if a.dtype == jnp.float32:
-        exact = jax.lax.DotAlgorithmPreset.TF32_TF32_F32_X3
-        precision = jax.lax.Precision.HIGHEST if form.interpret else exact
+    if form.interpret:  # a CPU cannot sum all products of bfloat16 in float32
+        a, b = a.astype(jnp.float32), b.astype(jnp.float32)
+        precision = jax.lax.Precision.HIGHEST
+    elif a.dtype == jnp.float32:
+        precision = jax.lax.DotAlgorithmPreset.TF32_TF32_F32_X3
     return jax.lax.dot_general(
         a,
         b,
@@ -96,6 +140,25 @@ def dot(form: Form, a: Array, b: Array, dimensions: tuple[int, int]) -> Array:
         precision=precision,
         preferred_element_type=jnp.float32,
     )
+
+
+def exp2(fused: bool, a: Array, scale: float, b: Array) -> Array:
+    """2 to the power of a · scale - b, in float32; subnormal results are 0 where `fused`.
+
+    Fused, it is two instructions of the GPU: left to the compiler, product and difference stay
+    apart and the power is scaled to and fro for the sake of subnormal numbers.
+    """
+    if not fused:
+        return jnp.exp2(a * scale - b)
+    factor = struct.pack(">f", scale).hex().upper()
+    (found,) = plgpu.elementwise_inline_asm(
+        f"{{ .reg .f32 t; fma.rn.f32 t, $1, 0f{factor}, $2; ex2.approx.ftz.f32 $0, t; }}",
+        args=[a, jnp.broadcast_to(-b, a.shape)],
+        constraints="=f,f,f",
+        pack=1,
+        result_shape_dtypes=[jax.ShapeDtypeStruct(a.shape, jnp.float32)],
+    )
+    return found
 
 
 def read(ref: Any, head: Any, batch: Any, start: Any, size: int, inside: Array | None) -> Array:

@@ -9,62 +9,28 @@ compiler makes nearly twice as many bundles.
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from fusekit_modules.ops.stream_attention._tpu_tiles import column, dot, exact, of_head
 from fusekit_modules.ops.stream_attention.form import Form
 
-LANES = 128
 LOW = -1e30
 """Below any score, and finite."""
 
 
-def dot(a: Array, b: Array, dimensions: tuple[int, int]) -> Array:
-    """Product over one axis of each, summed in float32; float32 is not rounded to bfloat16."""
-    return jax.lax.dot_general(
-        a,
-        b,
-        (((dimensions[0],), (dimensions[1],)), ((), ())),
-        precision=jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None,
-        preferred_element_type=jnp.float32,
-    )
-
-
-def of_head(tile: Array, head: int, heads: int, scale: float = 1.0) -> Array:
-    """`[t, heads·d]`, zero for all heads but one, so that products over all lanes are the head's:
-    lanes need not be moved, and the unit multiplies 128 of them in any case."""
-    wide = tile.astype(jnp.float32)
-    wide = wide if scale == 1.0 else wide * scale
-    if heads > 1:
-        dim = tile.shape[1] // heads
-        lane = jax.lax.broadcasted_iota(jnp.int32, tile.shape, 1)
-        wide = jnp.where((lane >= head * dim) & (lane < (head + 1) * dim), wide, 0.0)
-    return wide.astype(tile.dtype)
-
-
-def exact(scale: float) -> bool:
-    """Whether a multiple by it is never rounded: a power of two."""
-    return abs(scale).hex().split("p")[0] == "0x1.0000000000000"
-
-
-def column(mask: Array) -> Array:
-    """`[1, k]` as `[k, 1]`."""
-    return jnp.broadcast_to(mask, (8, mask.shape[1])).T[:, :1]
-
-
 def kernel(form: Form, heads: int, streams: Any, read: Any, outs: Any) -> None:
-    """Refs of one example and `heads` heads; masks are `[1, t]` of float32."""
+    """Refs of one example and `heads` heads; masks are rows of float32."""
     values, columns = [], []
     for source in read:
-        mask = None if source.mask is None else source.mask[0]
+        mask = None if source.mask is None else source.mask[0, 0]
         flipped = source.value[0].astype(jnp.float32).T
         flipped = flipped if mask is None else jnp.where(mask > 0, flipped, 0.0)
         values.append(flipped.astype(source.value.dtype))
         columns.append(None if mask is None else column(mask))
     for stream, sources, (out, lse) in zip(streams, form.reads, outs, strict=True):
         mine = [(read[n].key[0], values[n], columns[n]) for n in sources]
-        there = None if stream.mask is None else stream.mask[0] > 0
+        there = None if stream.mask is None else stream.mask[0, 0] > 0
         mixed = []
         for head in range(heads):
             sums, logs = _head(form, heads, head, stream.values[0], mine)
@@ -86,7 +52,7 @@ def _head(
     one = of_head(query, head, heads, before)
     scores = []
     for key, _, allowed in sources:
-        score = dot(key, one, (1, 1))
+        score = dot(form, key, one, (1, 1))
         score = score if before == form.scale else score * form.scale
         scores.append(score if allowed is None else jnp.where(allowed > 0, score, -jnp.inf))
     peak = jnp.full((1, length), LOW, jnp.float32)
@@ -97,7 +63,7 @@ def _head(
         mass = jnp.exp(score - peak)
         total = total + jnp.sum(mass, axis=0, keepdims=True)
         mine = value[head * dim : (head + 1) * dim]
-        sums = sums + dot(mine, mass.astype(value.dtype), (1, 0))
+        sums = sums + dot(form, mine, mass.astype(value.dtype), (1, 0))
     some = total > 0
     safe = jnp.where(some, total, 1.0)
     inverse = jnp.where(some, 1 / safe, 0.0)

@@ -3,14 +3,25 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from jax.experimental import pallas as pl
+from jaxtyping import Array
+
 from fusekit_modules.ops.stream_attention.form import Form, Queries, Source
 
 
 class Floor(NamedTuple):
-    """Operations of the products, and bytes of arrays that must be read or written."""
+    """Operations of the products, bytes of arrays that must be read or written, and how many
+    weights are made."""
 
     flops: int
     bytes: int
+    weights: int
+
+    def estimate(self) -> pl.CostEstimate:
+        """What XLA is told of a kernel, whose inside it does not see."""
+        return pl.CostEstimate(
+            flops=self.flops, bytes_accessed=self.bytes, transcendentals=self.weights
+        )
 
     def seconds(self, flop_rate: float, byte_rate: float) -> float:
         """The longer of computing at `flop_rate` and moving at `byte_rate`, both a second."""
@@ -20,9 +31,7 @@ class Floor(NamedTuple):
 def forward(form: Form, queries: Sequence[Queries], sources: Sequence[Source]) -> Floor:
     """Two products; queries, keys and values are read and the results written, each once."""
     arrays = [q.values for q in queries] * 2 + [a for s in sources for a in (s.key, s.value)]
-    return Floor(
-        2 * _product(form, queries, sources), sum(a.size * a.dtype.itemsize for a in arrays)
-    )
+    return _floor(2, arrays, form, queries, sources)
 
 
 def backward(form: Form, queries: Sequence[Queries], sources: Sequence[Source]) -> Floor:
@@ -30,16 +39,24 @@ def backward(form: Form, queries: Sequence[Queries], sources: Sequence[Source]) 
     and values are read and three gradients written, each once."""
     arrays = [q.values for q in queries] * 4
     arrays += [a for s in sources for a in (s.key, s.value)] * 2
-    return Floor(
-        5 * _product(form, queries, sources), sum(a.size * a.dtype.itemsize for a in arrays)
-    )
+    return _floor(5, arrays, form, queries, sources)
 
 
-def _product(form: Form, queries: Sequence[Queries], sources: Sequence[Source]) -> int:
-    """Operations of one product of all streams."""
+def _floor(
+    products: int,
+    arrays: Sequence[Array],
+    form: Form,
+    queries: Sequence[Queries],
+    sources: Sequence[Source],
+) -> Floor:
     batch, _, width = queries[0].values.shape
-    pairs = sum(
-        q.values.shape[1] * sum(sources[n].key.shape[1] for n in read)
-        for q, read in zip(queries, form.reads, strict=True)
+    weights = (
+        batch
+        * form.heads
+        * sum(
+            q.values.shape[1] * sum(sources[n].key.shape[1] for n in read)
+            for q, read in zip(queries, form.reads, strict=True)
+        )
     )
-    return 2 * batch * width * pairs
+    flops = products * 2 * width // form.heads * weights
+    return Floor(flops, sum(a.size * a.dtype.itemsize for a in arrays), weights)

@@ -15,9 +15,11 @@ from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array, Float
 
 from fusekit_modules.ops.dispatch import Reason
+from fusekit_modules.ops.stream_attention import floors
 from fusekit_modules.ops.stream_attention._gpu_backward import keys_tile, queries_tile
 from fusekit_modules.ops.stream_attention._gpu_forward import one_tile
 from fusekit_modules.ops.stream_attention._gpu_tiles import power
+from fusekit_modules.ops.stream_attention.floors import Floor
 from fusekit_modules.ops.stream_attention.form import Form, Queries, Source
 from fusekit_modules.ops.target import Target
 
@@ -29,18 +31,22 @@ LONGEST = 8192
 
 @dataclass(frozen=True)
 class Tiles:
-    """How a kernel is cut: rows of a tile of queries and of keys, and Triton's parameters."""
+    """How a kernel is cut: rows of a tile of queries and of keys, Triton's parameters, and whether
+    exponentials are fused into instructions that flush subnormal numbers."""
 
     queries: int = 64
     keys: int = 64
     warps: int = 4
     stages: int = 2
+    fused: bool = False
 
-    def of(self, queries: Sequence[Queries], sources: Sequence[Source]) -> tuple[int, int]:
+    def of(
+        self, form: Form, queries: Sequence[Queries], sources: Sequence[Source]
+    ) -> tuple[int, int, bool]:
         """Rows of tiles: no more than the longest array needs, nor than float32 compiles soon."""
         longest = max(a[0].shape[1] for a in (*queries, *sources))
         most = power(longest) if queries[0].values.dtype.itemsize < 4 else min(power(longest), 32)
-        return min(self.queries, most), min(self.keys, most)
+        return min(self.queries, most), min(self.keys, most), self.fused and not form.interpret
 
     @property
     def params(self) -> plgpu.CompilerParams:
@@ -66,6 +72,8 @@ def unsupported(
     dim = array.shape[2] // form.heads
     if dim > WIDEST:
         return f"heads of {dim} are wider than {WIDEST}"
+    if form.scale <= 0:
+        return f"the scale {form.scale} is not positive"
     longest = max(s.key.shape[1] for s in sources)
     if longest > LONGEST:
         return f"{longest} tokens are more than {LONGEST}"
@@ -81,19 +89,19 @@ def forward(
     tiles: Tiles = FORWARD,
 ) -> list[tuple[Float[Array, "b q hd"], Float[Array, "b h q"]]]:
     """As `reference.forward`."""
-    sizes = tiles.of(queries, sources)
+    sizes = tiles.of(form, queries, sources)
 
     def kernel(streams: Any, read: Any, *outs: Any) -> None:
         def one(n: int, tile: Any, head: Any, batch: Any) -> None:
             mine = [read[s] for s in form.reads[n]]
-            one_tile(form, streams[n], mine, *outs[n], (tile, head, batch), sizes)
+            one_tile(form, streams[n], mine, outs[n], (tile, head, batch), sizes)
 
         _each([pl.cdiv(q.values.shape[1], sizes[0]) for q in streams], one)
 
     outs = [(_like(q.values), _logs(form, q.values) if logs else None) for q in queries]
-    return _call(kernel, form, "forward", tiles, sizes[0], queries, outs)(
-        list(queries), list(sources)
-    )
+    floor = floors.forward(form, queries, sources)
+    call = _call(kernel, form, "forward", floor, tiles, sizes[0], queries, outs)
+    return list(call(list(queries), list(sources)))
 
 
 def backward(
@@ -106,8 +114,8 @@ def backward(
     tiles: tuple[Tiles, Tiles] = (QUERIES, KEYS),
 ) -> tuple[list[Array], list[tuple[Array, Array]]]:
     """As `reference.backward`."""
-    sizes = tiles[0].of(queries, sources)
-    sizes_k = tiles[1].of(queries, sources)
+    sizes = tiles[0].of(form, queries, sources)
+    sizes_k = tiles[1].of(form, queries, sources)
 
     def of_queries(streams: Any, read: Any, kept: Any, *outs: Any) -> None:
         def one(n: int, tile: Any, head: Any, batch: Any) -> None:
@@ -124,21 +132,25 @@ def backward(
         _each([pl.cdiv(s.key.shape[1], sizes_k[1]) for s in read], one)
 
     streams, read = list(queries), list(sources)
+    floor = floors.backward(form, queries, sources)
     kept = [(out, lse, grad) for (out, lse), grad in zip(results, grads, strict=True)]
     outs = [(_like(q.values), _logs(form, q.values)) for q in queries]
-    first = _call(of_queries, form, "queries", tiles[0], sizes[0], queries, outs)(
+    first = _call(of_queries, form, "queries", floor, tiles[0], sizes[0], queries, outs)(
         streams, read, kept
     )
     kept = [(lse, d[1], grad) for (_, lse, grad), d in zip(kept, first, strict=True)]
     outs = [(_like(s.key), _like(s.value)) for s in sources]
-    pairs = _call(of_keys, form, "keys", tiles[1], sizes_k[1], sources, outs)(streams, read, kept)
-    return [d for d, _ in first], pairs
+    pairs = _call(of_keys, form, "keys", floor, tiles[1], sizes_k[1], sources, outs)(
+        streams, read, kept
+    )
+    return [d for d, _ in first], list(pairs)
 
 
 def _call(
     kernel: Callable[..., None],
     form: Form,
     name: str,
+    floor: Floor,
     tiles: Tiles,
     rows: int,
     over: Sequence[Queries] | Sequence[Source],
@@ -151,6 +163,7 @@ def _call(
         grid=(count, form.heads, over[0][0].shape[0]),
         out_shape=outs,
         compiler_params=tiles.params,
+        cost_estimate=floor.estimate(),
         interpret=form.interpret,
         name=f"stream_attention_{name}",
     )

@@ -9,9 +9,11 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float
 
+from fusekit.layout import Layout
 from fusekit_modules.ops.dispatch import Choice, Reason, choose
 from fusekit_modules.ops.stream_attention import gpu, reference, tpu, xla
 from fusekit_modules.ops.stream_attention.form import Form, Queries, Reads, Source, form_of
+from fusekit_modules.ops.stream_attention.shards import Shards
 from fusekit_modules.ops.target import Target
 
 _BACKENDS: Mapping[str, ModuleType] = {
@@ -21,15 +23,18 @@ _BACKENDS: Mapping[str, ModuleType] = {
     "reference": reference,
 }
 """Best first."""
+_KERNELS = ("gpu", "tpu")
+"""What the partitioner cannot cut."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A form and the backends of its two passes."""
+    """A form, the backends of its two passes, and how a mesh cuts them."""
 
     form: Form
     forward: Choice
     backward: Choice
+    shards: Shards | None = None
 
 
 def stream_attention(
@@ -42,6 +47,7 @@ def stream_attention(
     scale: float | None = None,
     backend: str = "auto",
     backward: str | None = None,
+    layout: Layout | None = None,
 ) -> tuple[Float[Array, "b q hd"], ...]:
     """What each stream reads: softmax(scale · query keyᵀ) value by head (Vaswani et al. 2017,
     equation 1), softmax over all the sources of the stream together.
@@ -59,6 +65,7 @@ def stream_attention(
       scale: of scores; by default 1 / sqrt(d).
       backend: `auto`, or a backend of both passes.
       backward: the backend of the backward pass, where it is another.
+      layout: over which kernels run; each device takes its examples and heads.
 
     Returns one array for each stream, like its queries. A token that is absent, or may read
     nothing, gets exact zeros and passes none but zero gradients; NaN and infinities in what is
@@ -76,6 +83,7 @@ def stream_attention(
         scale=scale,
         backend=backend,
         backward=backward,
+        layout=layout,
     )
     return _attend(run, tuple(queries), tuple(sources))
 
@@ -90,6 +98,7 @@ def plan(
     scale: float | None = None,
     backend: str = "auto",
     backward: str | None = None,
+    layout: Layout | None = None,
 ) -> Run:
     """The backends that `stream_attention` would use, and why; arrays may be shapes alone."""
     form = form_of(queries, sources, heads=heads, scale=scale, reads=reads)
@@ -106,6 +115,7 @@ def plan(
         form,
         asked("stream attention", backend),
         asked("stream attention backward", backward or backend),
+        None if layout is None else Shards.of(layout, form, len(queries[0].values)),
     )
 
 
@@ -113,20 +123,28 @@ def plan(
 def _attend(
     run: Run, queries: tuple[Queries, ...], sources: tuple[Source, ...]
 ) -> tuple[Array, ...]:
-    forward = _BACKENDS[run.forward.backend].forward
-    return tuple(out for out, _ in forward(run.form, queries, sources, logs=False))
+    return tuple(out for out, _ in _forward(run, queries, sources, logs=False))
+
+
+def _forward(run: Run, queries: Any, sources: Any, *, logs: bool) -> Any:
+    call = _BACKENDS[run.forward.backend].forward
+    if run.shards is None or run.forward.backend not in _KERNELS:
+        return call(run.form, queries, sources, logs=logs)
+    return run.shards.forward(call, run.form, queries, sources)
 
 
 def _keep(run: Run, queries: Any, sources: Any) -> tuple[tuple[Array, ...], Any]:
-    results = _BACKENDS[run.forward.backend].forward(run.form, queries, sources)
+    results = _forward(run, queries, sources, logs=True)
     return tuple(out for out, _ in results), (queries, sources, results)
 
 
 def _back(run: Run, kept: Any, grads: tuple[Array, ...]) -> Any:
-    queries, sources, results = kept
-    backward = _BACKENDS[run.backward.backend].backward
-    values, pairs = backward(run.form, queries, sources, results, grads)
-    return tuple(Queries(d, None) for d in values), tuple(Source(*d, None) for d in pairs)
+    call = _BACKENDS[run.backward.backend].backward
+    if run.shards is None or run.backward.backend not in _KERNELS:
+        values, pairs = call(run.form, *kept, grads)
+    else:
+        values, pairs = run.shards.backward(call, run.form, *kept, grads)
+    return tuple(Queries(d, None) for d in values), tuple(Source(k, v, None) for k, v in pairs)
 
 
 _attend.defvjp(_keep, _back)

@@ -5,6 +5,7 @@ Arrays stay `[b, t, heads·d]`: with heads on an axis of their own, 64 wide ones
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -14,8 +15,9 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
 from fusekit_modules.ops.dispatch import Reason
-from fusekit_modules.ops.stream_attention import floors
-from fusekit_modules.ops.stream_attention._tpu_forward import LANES, kernel
+from fusekit_modules.ops.stream_attention import _tpu_backward, _tpu_forward, floors
+from fusekit_modules.ops.stream_attention._tpu_tiles import LANES
+from fusekit_modules.ops.stream_attention.floors import Floor
 from fusekit_modules.ops.stream_attention.form import Form, Queries, Source
 from fusekit_modules.ops.target import Target
 
@@ -57,67 +59,91 @@ def forward(
     form: Form, queries: Sequence[Queries], sources: Sequence[Source], *, logs: bool = True
 ) -> list[tuple[Float[Array, "b q hd"], Float[Array, "b h q"]]]:
     """As `reference.forward`."""
-    batch, _, width = queries[0].values.shape
-    heads = together(form, width)
-    groups, wide = form.heads // heads, width // form.heads * heads
+    grid = _Grid.of(form, queries)
 
-    def tokens(array: Array) -> pl.BlockSpec:
-        return pl.BlockSpec((1, array.shape[1], wide), lambda b, g: (b, 0, g))
+    def run(streams: Any, read: Any, *outs: Any) -> None:
+        _tpu_forward.kernel(form, grid.heads, streams, read, outs)
 
-    def row(mask: Array | None) -> pl.BlockSpec | None:
-        if mask is None:
-            return None
-        return pl.BlockSpec((1, 1, mask.shape[1]), lambda b, g: (b, 0, 0))
-
-    def log_spec(length: int) -> pl.BlockSpec:
-        return pl.BlockSpec((1, 1, heads, length), lambda b, g: (b, g, 0, 0))
-
-    def log_shape(length: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((batch, groups, heads, length), jnp.float32)
-
-    lengths = [q.values.shape[1] for q in queries]
+    outs = [(q.values, grid.logs(q.values) if logs else None) for q in queries]
     floor = floors.forward(form, queries, sources)
-    pairs = floor.flops // (4 * width * batch)
-    found = pl.pallas_call(
-        lambda streams, read, *outs: kernel(form, heads, streams, read, outs),
-        grid=(batch, groups),
-        in_specs=[
-            [Queries(tokens(q.values), row(q.mask)) for q in queries],
-            [Source(tokens(s.key), tokens(s.value), row(s.mask)) for s in sources],
-        ],
-        out_specs=[
-            (tokens(q.values), log_spec(n) if logs else None)
-            for q, n in zip(queries, lengths, strict=True)
-        ],
-        out_shape=[
-            (
-                jax.ShapeDtypeStruct(q.values.shape, q.values.dtype),
-                log_shape(n) if logs else None,
-            )
-            for q, n in zip(queries, lengths, strict=True)
-        ],
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "parallel"), vmem_limit_bytes=VMEM
-        ),
-        cost_estimate=pl.CostEstimate(
-            flops=floor.flops,
-            bytes_accessed=floor.bytes,
-            transcendentals=batch * form.heads * pairs,
-        ),
-        interpret=form.interpret,
-        name="stream_attention_forward",
-    )(*_rows(queries, sources))
+    found = grid.call(run, "forward", floor, form, (_rows(queries), _rows(sources)), outs)
     if not logs:
-        return found
-    return [(out, lse.reshape(batch, form.heads, -1)) for out, lse in found]
+        return list(found)
+    return [(out, lse.reshape(out.shape[0], form.heads, -1)) for out, lse in found]
 
 
-def _rows(queries: Sequence[Queries], sources: Sequence[Source]) -> tuple[list[Any], list[Any]]:
-    """Masks as float32 `[b, 1, t]`."""
+def backward(
+    form: Form,
+    queries: Sequence[Queries],
+    sources: Sequence[Source],
+    results: Sequence[tuple[Array, Array]],
+    grads: Sequence[Float[Array, "b q hd"]],
+) -> tuple[list[Array], list[tuple[Array, Array]]]:
+    """As `reference.backward`."""
+    grid = _Grid.of(form, queries)
 
-    def one(given: Any) -> Any:
-        if given.mask is None:
-            return given
-        return given._replace(mask=given.mask.astype(jnp.float32)[:, None, :])
+    def run(streams: Any, read: Any, kept: Any, d_queries: Any, pairs: Any) -> None:
+        _tpu_backward.kernel(form, grid.heads, streams, read, kept, d_queries, pairs)
 
-    return [one(q) for q in queries], [one(s) for s in sources]
+    kept = [
+        (out, lse.reshape(grid.logs(out).shape), grad)
+        for (out, lse), grad in zip(results, grads, strict=True)
+    ]
+    given = (_rows(queries), _rows(sources), kept)
+    outs = ([q.values for q in queries], [(s.key, s.value) for s in sources])
+    floor = floors.backward(form, queries, sources)
+    values, pairs = grid.call(run, "backward", floor, form, given, outs)
+    return list(values), list(pairs)
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """A program for each example and group of `heads` heads, which have `wide` lanes."""
+
+    batch: int
+    groups: int
+    heads: int
+    wide: int
+
+    @staticmethod
+    def of(form: Form, queries: Sequence[Queries]) -> "_Grid":
+        batch, _, width = queries[0].values.shape
+        heads = together(form, width)
+        return _Grid(batch, form.heads // heads, heads, width // form.heads * heads)
+
+    def logs(self, array: Array) -> jax.ShapeDtypeStruct:
+        """Logarithms by group, for these queries."""
+        shape = (self.batch, self.groups, self.heads, array.shape[1])
+        return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+    def spec(self, array: Any) -> pl.BlockSpec:
+        """What a program sees of tokens `[b, t, hd]`, masks `[b, 1, 1, t]` and logarithms."""
+        if array.ndim == 3:
+            return pl.BlockSpec((1, array.shape[1], self.wide), lambda b, g: (b, 0, g))
+        of_group = array.shape[1] > 1
+        return pl.BlockSpec((1, 1, *array.shape[2:]), lambda b, g: (b, g * of_group, 0, 0))
+
+    def call(self, run: Any, name: str, floor: Floor, form: Form, given: Any, outs: Any) -> Any:
+        """Calls a kernel; refs of the tree `given` and of the items of `outs` are its arguments."""
+        shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), outs)
+        return pl.pallas_call(
+            run,
+            grid=(self.batch, self.groups),
+            in_specs=jax.tree.map(self.spec, given),
+            out_specs=jax.tree.map(self.spec, shapes),
+            out_shape=shapes,
+            compiler_params=pltpu.CompilerParams(
+                dimension_semantics=("parallel", "parallel"), vmem_limit_bytes=VMEM
+            ),
+            cost_estimate=floor.estimate(),
+            interpret=form.interpret,
+            name=f"stream_attention_{name}",
+        )(*given)
+
+
+def _rows(given: Sequence[Any]) -> list[Any]:
+    """Masks as float32 `[b, 1, 1, t]`."""
+    return [
+        g if g.mask is None else g._replace(mask=g.mask.astype(jnp.float32)[:, None, None, :])
+        for g in given
+    ]
