@@ -11,7 +11,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 WANTED = ["--xla_force_host_platform_device_count=8"]
 # compilation is most of what tests do: these, and no optimisations, take two thirds off it
 WANTED += ["--xla_cpu_parallel_codegen_split_count=1"]
-if version("jaxlib").startswith("0.10."):  # 0.11.2 and later end a process that says this
+if version("jaxlib").startswith("0.10."):  # later ones end a process that says this
     WANTED += ["--xla_cpu_use_fusion_emitters=false"]
 flags = os.environ.get("XLA_FLAGS", "")
 flags = " ".join([flags, *(f for f in WANTED if f.split("=")[0] not in flags)])
