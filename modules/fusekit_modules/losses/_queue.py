@@ -32,17 +32,22 @@ class Queue(nnx.Module):
         self.filled = statistic(jnp.zeros((), jnp.int32), ())
         self.next = statistic(jnp.zeros((), jnp.int32), ())
 
+    def held(self, index: int) -> tuple[Float[Array, "q d"], Bool[Array, "q"], Labels | None]:
+        """The keys of one input, which places are filled (from the first on), and labels."""
+        filled = jnp.arange(self.size) < self.filled[...]
+        return self.keys[...][index], filled, None if self.labels is None else self.labels[...]
+
     def past(
         self, index: int, labels: Labels | None, valid: Bool[Array, "b"]
     ) -> tuple[Float[Array, "q d"], Bool[Array, "b q"], Bool[Array, "b q"]]:
         """The keys of one input, which of them each row that counts is told from, and which have
-        its label. Places fill up from the first."""
-        wanted = valid[:, None] & (jnp.arange(self.size) < self.filled[...])[None]
+        its label."""
+        keys, filled, held = self.held(index)
+        wanted = valid[:, None] & filled[None]
         same = jnp.zeros(wanted.shape, bool)
-        if self.labels is not None and labels is not None:
-            held = self.labels[...]
+        if held is not None and labels is not None:
             same = labels.astype(held.dtype)[:, None] == held[None]
-        return self.keys[...][index], wanted, same
+        return keys, wanted, same
 
     def push(
         self,

@@ -2,16 +2,15 @@
 
 from typing import Any, ClassVar, Literal
 
-import jax.numpy as jnp
 from flax import nnx
 
 from fusekit.component import LossValue, Signatures, register
 from fusekit.context import Context
 from fusekit.errors import WiringError
 from fusekit.stream import Stream
-from fusekit_modules.losses._contrast import Contrast, ContrastSpec, contrast, units
+from fusekit_modules.losses._contrast import Contrast, ContrastSpec, units
 from fusekit_modules.losses._count import counted, summed
-from fusekit_modules.losses._volume import volumes
+from fusekit_modules.ops.contrastive import gram
 
 
 @register
@@ -50,7 +49,6 @@ class Gram(Contrast):
     def __call__(self, streams: dict[str, Stream], *, rows: Any, context: Context) -> LossValue:
         valid = counted(streams, rows, tokens=None)
         anchor, *others = units(streams, valid)
-        logits = -self.inverse(anchor.dtype) * volumes(anchor, others)
-        own = jnp.eye(valid.shape[0], dtype=bool)
-        each = contrast(logits, own, valid) + contrast(logits.T, own, valid)
-        return summed(each / 2, valid)
+        scale = self.inverse(anchor.dtype)
+        by_row, by_column = gram(anchor, others, scale, valid, place=context.layout)
+        return summed((by_row + by_column) / 2, valid)

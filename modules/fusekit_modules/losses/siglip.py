@@ -2,7 +2,6 @@
 
 from typing import Any, ClassVar, Literal
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from pydantic import Field
@@ -13,6 +12,7 @@ from fusekit.parameter import parameter
 from fusekit.stream import Stream
 from fusekit_modules.losses._contrast import Contrast, ContrastSpec, units
 from fusekit_modules.losses._count import counted, summed
+from fusekit_modules.ops.contrastive import siglip
 
 
 @register
@@ -48,8 +48,5 @@ class Siglip(Contrast):
         valid = counted(streams, rows, tokens=None)
         a, b = units(streams, valid)
         bias = self.offset if self.bias is None else self.bias[...]
-        logits = self.inverse(a.dtype) * (a @ b.T) + jnp.asarray(bias, a.dtype)
-        own = jnp.eye(valid.shape[0], dtype=bool)
-        surprise = jax.nn.softplus(jnp.where(own, -logits, logits))
-        wanted = valid[:, None] & valid[None]
-        return summed(jnp.sum(jnp.where(wanted, surprise, 0), axis=1), valid)
+        scale, bias = self.inverse(a.dtype), jnp.asarray(bias, a.dtype)
+        return summed(siglip(a, b, scale, bias, valid, place=context.layout), valid)

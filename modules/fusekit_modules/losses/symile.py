@@ -1,20 +1,16 @@
 """Contrast of three or more vectors at once."""
 
-import math
-from functools import reduce
 from typing import Any, ClassVar, Literal
 
-import jax
-import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float
 from pydantic import Field
 
 from fusekit.component import LossValue, Signatures, register
 from fusekit.context import Context
 from fusekit.stream import Stream
 from fusekit_modules.losses._contrast import Contrast, ContrastSpec, units
-from fusekit_modules.losses._count import counted, keep, summed
+from fusekit_modules.losses._count import counted, summed
+from fusekit_modules.ops.contrastive import symile
 
 Negatives = Literal["all", "samples"]
 
@@ -53,23 +49,5 @@ class Symile(Contrast):
     def __call__(self, streams: dict[str, Stream], *, rows: Any, context: Context) -> LossValue:
         valid = counted(streams, rows, tokens=None)
         vectors = units(streams, valid)
-        scale = self.inverse(vectors[0].dtype)
-        own = scale * jnp.sum(math.prod(vectors[1:], start=vectors[0]), axis=1)
-        each = jnp.zeros_like(own)
-        for index, anchor in enumerate(vectors):
-            others = vectors[:index] + vectors[index + 1 :]
-            columns, wanted = self._columns(others, valid)
-            logits = jnp.where(wanted, scale * (anchor @ columns.T), jnp.finfo(own.dtype).min)
-            total = jax.nn.logsumexp(logits, axis=1)
-            each = each + keep(total - own, valid) / len(vectors)
-        return summed(each, valid)
-
-    def _columns(
-        self, others: list[Float[Array, "b d"]], valid: Bool[Array, "b"]
-    ) -> tuple[Float[Array, "n d"], Bool[Array, "n"]]:
-        """Products of the others' rows, and which of them count."""
-        if self.negatives == "samples":
-            return math.prod(others[1:], start=others[0]), valid
-        wanted = reduce(lambda a, b: (a[:, None] & b).reshape(-1), [valid] * len(others))
-        columns = reduce(lambda a, b: (a[:, None] * b).reshape(-1, b.shape[1]), others)
-        return columns, wanted
+        options: Any = {"negatives": self.negatives, "place": context.layout}
+        return summed(symile(vectors, self.inverse(vectors[0].dtype), valid, **options), valid)

@@ -5,8 +5,8 @@ import pytest
 
 from fusekit.errors import WiringError
 from fusekit.stream import Stream, vector
-from fusekit_modules.losses._volume import volumes
 from fusekit_modules.losses.gram import GramSpec
+from fusekit_modules.ops.contrastive.volumes import volumes
 from tests.modules.losses.harness import gradient, inert, run, scalar
 
 ROWS = np.array([True, True, False, True])

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-LEAST = 1e-3
-"""Volumes below this are replaced by a parabola that meets them there with the same slope."""
+from fusekit_modules.ops.contrastive.scores import root
+
 TINY = 1e-6
 
 
@@ -18,12 +18,12 @@ def volumes(anchor: Float[Array, "b d"], others: list[Float[Array, "c d"]]) -> F
     """The volume that anchor i and the others of row j span: the square root of the determinant of
     their Gram matrix. Exact from `LEAST` on, half of that too much at most below, and of unit
     vectors no gradient by a vector is longer than about one."""
-    basis, square = _basis(others)
+    basis, square = orthonormal(others)
     height = _heights(anchor, jnp.stack(basis))
-    return _root(height * square)
+    return root(height * square)
 
 
-def _basis(
+def orthonormal(
     vectors: list[Float[Array, "c d"]],
 ) -> tuple[list[Float[Array, "c d"]], Float[Array, "c"]]:
     """Orthonormal vectors by row, by Gram-Schmidt twice over, and the squared volume. What is
@@ -61,10 +61,3 @@ def _left(
     for share, vector in zip(shares, basis, strict=True):
         rest = rest - share[..., None] * vector
     return jnp.sum(jnp.square(rest), axis=-1)
-
-
-def _root(square: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """The square root, below `LEAST` a parabola."""
-    far = square > LEAST**2
-    root = jnp.sqrt(jnp.where(far, square, 1))
-    return jnp.where(far, root, (square / LEAST + LEAST) / 2)
