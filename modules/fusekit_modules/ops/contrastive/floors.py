@@ -1,19 +1,7 @@
 """The least that contrasts must do, from shapes alone."""
 
-from typing import NamedTuple
-
 from fusekit_modules.ops.contrastive.scores import Operands
-
-
-class Floor(NamedTuple):
-    """Operations of the products, and bytes of arrays that must be read or written."""
-
-    flops: int
-    bytes: int
-
-    def seconds(self, flop_rate: float, byte_rate: float) -> float:
-        """The longer of computing at `flop_rate` and moving at `byte_rate`, both a second."""
-        return max(self.flops / flop_rate, self.bytes / byte_rate)
+from fusekit_modules.ops.floor import Floor
 
 
 def forward(given: Operands) -> Floor:

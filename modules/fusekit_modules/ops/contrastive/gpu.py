@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton
 from jaxtyping import Array, Bool
 
 from fusekit_modules.ops.contrastive._gpu_kernels import backward_kernel, forward_kernel
@@ -22,6 +21,7 @@ from fusekit_modules.ops.contrastive._tiles import LOG2E, ends, filled, gradient
 from fusekit_modules.ops.contrastive.reference import Pair
 from fusekit_modules.ops.contrastive.scores import Kind, Operands, Positives, dot
 from fusekit_modules.ops.target import Target
+from fusekit_modules.ops.triton import LACKING, plgpu
 
 PROGRAMS = 264
 """As many programs as run at once: two on each multiprocessor of an H100."""
@@ -47,7 +47,7 @@ class Blocks:
 
     @property
     def params(self) -> Any:
-        return triton.CompilerParams(num_warps=self.warps, num_stages=self.stages)
+        return plgpu.CompilerParams(num_warps=self.warps, num_stages=self.stages)
 
 
 FORWARD, BACKWARD = Blocks(), Blocks(warps=8)
@@ -59,6 +59,8 @@ def unsupported(kind: Kind, given: Operands, target: Target, direction: str) -> 
     del direction
     if target.platform != "gpu":
         return f"the target is a {target}"
+    if plgpu is None:
+        return LACKING
     if given.x.dtype not in (jnp.bfloat16, jnp.float16, jnp.float32):
         return f"vectors are of {given.x.dtype}"
     if target.capability is not None and target.capability < (8, 0):

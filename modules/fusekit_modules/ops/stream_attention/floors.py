@@ -1,31 +1,11 @@
 """The least that stream attention must do, from shapes alone."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
-from jax.experimental import pallas as pl
 from jaxtyping import Array
 
+from fusekit_modules.ops.floor import Floor
 from fusekit_modules.ops.stream_attention.form import Form, Queries, Source
-
-
-class Floor(NamedTuple):
-    """Operations of the products, bytes of arrays that must be read or written, and how many
-    weights are made."""
-
-    flops: int
-    bytes: int
-    weights: int
-
-    def estimate(self) -> pl.CostEstimate:
-        """What XLA is told of a kernel, whose inside it does not see."""
-        return pl.CostEstimate(
-            flops=self.flops, bytes_accessed=self.bytes, transcendentals=self.weights
-        )
-
-    def seconds(self, flop_rate: float, byte_rate: float) -> float:
-        """The longer of computing at `flop_rate` and moving at `byte_rate`, both a second."""
-        return max(self.flops / flop_rate, self.bytes / byte_rate)
 
 
 def forward(form: Form, queries: Sequence[Queries], sources: Sequence[Source]) -> Floor:
