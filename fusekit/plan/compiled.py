@@ -19,7 +19,8 @@ from fusekit_tpu.topology import Topology
 if TYPE_CHECKING:
     from fusekit.plan.cache import Cache
 
-_USED = re.compile(r"[Uu]sed ([\d.]+)([KMGT]?)i?B? of ([\d.]+)([KMGT]?)")
+_SIZE = r"([\d.]+)([KMGT]?)i?B?"
+_USED = re.compile(rf"[Uu]sed {_SIZE} of {_SIZE}|required for HLO temporaries \({_SIZE}\) exceeds")
 _UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 
 Axes = tuple[str, ...]
@@ -155,7 +156,8 @@ def _beyond(message: str) -> float | None:
     found = _USED.search(message)
     if "RESOURCE_EXHAUSTED" not in message or found is None:
         return None
-    return float(found[1]) * 1024.0 ** _UNITS[found[2]]
+    size, unit = (found[1], found[2]) if found[1] else (found[5], found[6])
+    return float(size) * 1024.0 ** _UNITS[unit]
 
 
 def _first(error: Exception) -> str:

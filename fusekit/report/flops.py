@@ -96,7 +96,7 @@ def count(jaxpr: Any, name: str = "") -> Counter[str]:
                 for sub in inner:
                     found.update({key: value * times for key, value in sub.items()})
             case _:
-                found[owner] += _own(equation)
+                found[owner] += own(equation)
     return found
 
 
@@ -104,7 +104,7 @@ def _loops(equation: Any) -> bool:
     return equation.primitive.name == "scan"
 
 
-def _own(equation: Any) -> int:
+def own(equation: Any) -> int:
     """FLOPs of one primitive: two for a multiply-add, one for any other arithmetic."""
     primitive = equation.primitive.name
     out = sum(prod(v.aval.shape) for v in equation.outvars if hasattr(v.aval, "shape"))

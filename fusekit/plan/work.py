@@ -1,0 +1,214 @@
+"""What a traced step does, told apart by what a layout cuts: rows, and axes over `tensor`.
+
+Rows are traced as a prime number that no width is a multiple of, so that an array's size tells
+whether it has rows. Which axes `tensor` cuts follows from the parameters: through a product an axis
+that is not contracted stays cut, and one that is leaves every device a part of a sum, which is
+summed over `tensor` once it meets something that is no sum itself. This is what the partitioner
+does with the same step.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any, NamedTuple
+
+from fusekit.jaxprs import inner_jaxprs
+from fusekit.report.flops import own
+
+ROWS = 10007
+"""Prime."""
+SUMMABLE = frozenset({"add", "add_any", "sub", "neg", "reshape", "transpose"})
+"""What may be done to parts of a sum before they are summed."""
+PRODUCTS = ("dot_general", "conv_general_dilated")
+
+
+class Kind(NamedTuple):
+    """Of an array: whether it has rows, and whether `tensor` cuts it."""
+
+    rows: bool
+    split: bool
+
+
+class Product(NamedTuple):
+    """A product: FLOPs of a step, whether rows or `tensor` cut them, and bytes in and out."""
+
+    flops: float
+    cut: Kind
+    bytes: dict[Kind, float]
+
+
+class Tag(NamedTuple):
+    """The axes of an array that `tensor` cuts, and whether it is a part of a sum over `tensor`."""
+
+    split: frozenset[int] = frozenset()
+    part: bool = False
+
+
+WHOLE = Tag()
+
+
+@dataclass
+class Work:
+    """Of a step with `batch` rows.
+
+    Args:
+      batch: rows.
+      products: all of them.
+      vector: operations on elements, outside of products.
+      summed: bytes that `tensor` sums, by whether they have rows.
+    """
+
+    batch: int
+    products: list[Product] = field(default_factory=list)
+    vector: Counter[Kind] = field(default_factory=Counter)
+    summed: Counter[bool] = field(default_factory=Counter)
+
+    def scale(self, size: int) -> float:
+        """From the rows that are traced to those of a step."""
+        factor = 1.0
+        while size and size % ROWS == 0:
+            size, factor = size // ROWS, factor * self.batch / ROWS
+        return factor
+
+    def kind(self, aval: Any, tag: Tag) -> Kind:
+        return Kind(prod(getattr(aval, "shape", ())) % ROWS == 0, bool(tag.split))
+
+    def bytes(self, aval: Any) -> float:
+        size, dtype = prod(getattr(aval, "shape", ())), getattr(aval, "dtype", None)
+        return size * self.scale(size) * getattr(dtype, "itemsize", 0)
+
+    def walk(self, jaxpr: Any, tags: Sequence[Tag], times: float = 1.0) -> list[Tag]:
+        """Adds up what a jaxpr does so many times; gives the tags of what it gives."""
+        known: dict[int, Tag] = {id(v): t for v, t in zip(jaxpr.invars, tags, strict=True)}
+        for equation in jaxpr.eqns:
+            given = [known.get(id(var), WHOLE) for var in equation.invars]
+            parts = [n for n, tag in enumerate(given) if tag.part]
+            loose = equation.primitive.name in SUMMABLE and len(parts) == len(given)
+            if parts and not loose and not (inner_of(equation) and not _loops(equation)):
+                for n in parts:
+                    var = equation.invars[n]
+                    rows = self.kind(var.aval, WHOLE).rows
+                    self.summed[rows] += times * self.bytes(var.aval)
+                    known[id(var)] = given[n] = Tag(given[n].split)
+            found = self._equation(equation, given, times)
+            known.update({id(v): t for v, t in zip(equation.outvars, found, strict=True)})
+        return [known.get(id(var), WHOLE) for var in jaxpr.outvars]
+
+    def _equation(self, equation: Any, given: list[Tag], times: float) -> list[Tag]:
+        inner = inner_of(equation)
+        if inner is None:
+            (found, *rest) = [_follow(equation, given)] * max(len(equation.outvars), 1)
+            self._count(equation, given, found, times)
+            return [found, *rest][: len(equation.outvars)]
+        if equation.primitive.name == "scan":
+            return self._scan(equation, inner, given, times)
+        if equation.primitive.name == "cond":
+            given = given[1:]
+        if len(inner.invars) != len(given) or len(inner.outvars) != len(equation.outvars):
+            self.walk(inner, [WHOLE] * len(inner.invars), times)
+            return [WHOLE] * len(equation.outvars)
+        return self.walk(inner, given, times)
+
+    def _scan(self, equation: Any, inner: Any, given: list[Tag], times: float) -> list[Tag]:
+        consts, carries = equation.params["num_consts"], equation.params["num_carry"]
+        xs = [Tag(frozenset(n - 1 for n in tag.split)) for tag in given[consts + carries :]]
+        start = [Tag(tag.split) for tag in given[: consts + carries]]
+        turned = Work(self.batch).walk(inner, [*start, *xs])[:carries]
+        carried = [Tag(a.split | b.split) for a, b in zip(start[consts:], turned, strict=True)]
+        turns = times * equation.params["length"]
+        found = self.walk(inner, [*start[:consts], *carried, *xs], turns)
+        ys = [Tag(frozenset(n + 1 for n in tag.split)) for tag in found[carries:]]
+        return [*carried, *ys]
+
+    def _count(self, equation: Any, given: list[Tag], found: Tag, times: float) -> None:
+        out = equation.outvars[0].aval
+        flops = own(equation)
+        if equation.primitive.name not in PRODUCTS:
+            size = prod(getattr(out, "shape", ()))
+            self.vector[self.kind(out, found)] += times * flops * self.scale(size)
+            return
+        moved: Counter[Kind] = Counter()
+        arrays = [*zip(equation.invars, given, strict=True), (equation.outvars[0], found)]
+        for var, tag in arrays:
+            moved[self.kind(var.aval, tag)] += self.bytes(var.aval)
+        cut = Kind(any(kind.rows for kind in moved), any(tag.split for _, tag in arrays))
+        scale = self.scale(flops)
+        self.products.append(
+            Product(times * flops * scale, cut, {k: times * b for k, b in moved.items()})
+        )
+
+
+def inner_of(equation: Any) -> Any:
+    """The jaxpr that an equation runs; of a `cond` the first; `None` if it runs none."""
+    return next(inner_jaxprs(equation.params), None)
+
+
+def _loops(equation: Any) -> bool:
+    return equation.primitive.name in ("scan", "while", "cond")
+
+
+def _follow(equation: Any, given: list[Tag]) -> Tag:
+    """The tag of what an equation gives."""
+    params, out = equation.params, equation.outvars[0].aval
+    shape, first = getattr(out, "shape", ()), given[0] if given else WHOLE
+    match equation.primitive.name:
+        case "dot_general":
+            return _product(equation, *given)
+        case "broadcast_in_dim":
+            return Tag(frozenset(params["broadcast_dimensions"][n] for n in first.split))
+        case "transpose":
+            places = {old: new for new, old in enumerate(params["permutation"])}
+            return Tag(frozenset(places[n] for n in first.split), first.part)
+        case "reshape" if first.split:
+            return Tag(_reshaped(equation.invars[0].aval.shape, shape, first.split))
+        case "squeeze":
+            return Tag(_without(first.split, params["dimensions"]))
+        case name if name.startswith(("reduce_", "arg")):
+            return Tag(_without(first.split, params["axes"]))
+    split: frozenset[int] = frozenset()
+    for var, tag in zip(equation.invars, given, strict=True):
+        if len(getattr(var.aval, "shape", ())) == len(shape):
+            split |= tag.split
+    return Tag(split, bool(given) and all(tag.part for tag in given))
+
+
+def _product(equation: Any, left: Tag, right: Tag) -> Tag:
+    (of_left, of_right), (batch_left, batch_right) = equation.params["dimension_numbers"]
+    free = [
+        (tag, [n for n in range(len(var.aval.shape)) if n not in (*contracted, *batch)])
+        for var, tag, contracted, batch in zip(
+            equation.invars,
+            (left, right),
+            (of_left, of_right),
+            (batch_left, batch_right),
+            strict=True,
+        )
+    ]
+    cut = [a in left.split or b in right.split for a, b in zip(batch_left, batch_right, strict=True)]
+    for tag, axes in free:
+        cut += [n in tag.split for n in axes]
+    split = frozenset(n for n, one in enumerate(cut) if one)
+    part = bool(left.split & {*of_left} or right.split & {*of_right})
+    return Tag(split, part and not split)
+
+
+def _reshaped(old: Sequence[int], new: Sequence[int], split: frozenset[int]) -> frozenset[int]:
+    """Where cut axes are after a reshape: of those that an axis becomes, the first."""
+    found, i, j = set(), 0, 0
+    while i < len(old):
+        begin, first = i, j
+        a, b = old[i], new[j] if j < len(new) else 1
+        i, j = i + 1, j + 1
+        while a != b:
+            if a < b:
+                a, i = a * old[i], i + 1
+            else:
+                b, j = b * new[j], j + 1
+        if any(n in split for n in range(begin, i)):
+            found.add(next((n for n in range(first, j) if new[n] > 1), first))
+    return frozenset(found)
+
+
+def _without(split: frozenset[int], gone: Sequence[int]) -> frozenset[int]:
+    return frozenset(n - sum(g < n for g in gone) for n in split if n not in gone)
