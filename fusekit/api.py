@@ -37,6 +37,7 @@ def load_graph(path: str | PathLike[str], overrides: Iterable[str] = ()) -> "tup
 
     Warns of what is possible and of little use: without losses nothing can be trained.
     """
+    from fusekit.coupling import check_microbatches
     from fusekit.patterns import check_patterns
 
     loaded = load_config(path, tuple(overrides))
@@ -47,6 +48,8 @@ def load_graph(path: str | PathLike[str], overrides: Iterable[str] = ()) -> "tup
         warnings.warn("there are no losses, so nothing can be trained", stacklevel=2)
     graph = resolve_graph(loaded.experiment, loaded.locate)
     check_patterns(graph, loaded.locate)
+    if not loaded.experiment.stages:
+        check_microbatches(graph, locate=loaded.locate)
     _check_stages(loaded)
     return loaded, graph
 
@@ -54,12 +57,15 @@ def load_graph(path: str | PathLike[str], overrides: Iterable[str] = ()) -> "tup
 def _check_stages(loaded: "Loaded") -> None:
     """Raises `ConfigError` with every problem of the stages, each at the field of the stage, or at
     that of `train` from which the stage has it."""
+    from fusekit.coupling import check_microbatches
     from fusekit.patterns import check_patterns
 
     problems: list[Problem] = []
     for name, stage in staged(loaded.experiment).items():
         try:
-            check_patterns(resolve_graph(stage))
+            graph = resolve_graph(stage)
+            check_patterns(graph)
+            check_microbatches(graph)
         except ConfigError as error:
             own = loaded.experiment.stages[name].model_fields_set
             for problem in error.problems:

@@ -71,6 +71,10 @@ class Component(Declared):
 
     type: Any
 
+    def coupling(self) -> Coupling:
+        """`couples`, or `none` where these settings do without what couples."""
+        return self.couples
+
     def references(self) -> Iterator[tuple[tuple[str | int, ...], str, Reference]]:
         """Every reference of the spec as (field path, role, reference)."""
         for name in type(self).model_fields:

@@ -89,6 +89,22 @@ def sums(
     return found, variables
 
 
+def walked(
+    model: FusionModel,
+    params: State,
+    variables: State,
+    batch: Mapping[str, Stream],
+    context: Context,
+    names: Collection[str] | None = None,
+) -> tuple[Sums, State]:
+    """The sums of the named losses on a batch, by default of all, and the variables afterwards.
+    Only what these losses read is run."""
+    wanted = read_by(model.graph.losses, names)
+    values, variables = model.apply(params, variables, batch, context=context, wanted=wanted)
+    valid = jnp.asarray(batch["valid"].values)
+    return sums(model, values, params, variables, valid, context, names)
+
+
 def loss(
     model: FusionModel,
     params: State,
@@ -99,10 +115,7 @@ def loss(
 ) -> tuple[Float[Array, ""], tuple[State, dict[str, Float[Array, ""]]]]:
     """The objective on a batch: the sum of the named losses, by default of all; with the variables
     afterwards and each loss by name. Only what these losses read is run."""
-    wanted = read_by(model.graph.losses, names)
-    values, variables = model.apply(params, variables, batch, context=context, wanted=wanted)
-    valid = jnp.asarray(batch["valid"].values)
-    found, variables = sums(model, values, params, variables, valid, context, names)
+    found, variables = walked(model, params, variables, batch, context, names)
     each = {name: ratio(*pair) for name, pair in found.items()}
     return total_loss(model, found), (variables, each)
 

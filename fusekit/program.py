@@ -19,16 +19,19 @@ import optax
 from jaxtyping import Array
 
 from fusekit.batch import Batch, prepared
+from fusekit.component import LossSpec
 from fusekit.context import DTYPES, Collector, Context, Mode
-from fusekit.errors import DataError
+from fusekit.coupling import coupled
+from fusekit.errors import ConfigError, DataError
 from fusekit.graph.graph import Graph
 from fusekit.graph.link import answering
 from fusekit.graph.node import Key
 from fusekit.graph.packing import pack, unpack
 from fusekit.hosts.rows import placed
 from fusekit.layout import Layout
+from fusekit.microbatches import accumulated, parted, whole
 from fusekit.model import FusionModel
-from fusekit.objective import loss, read, read_by, readings, rows_of, sums
+from fusekit.objective import Sums, loss, read, read_by, readings, rows_of, sums, walked
 from fusekit.patterns import check_patterns
 from fusekit.side_by_side import pays
 from fusekit.states import States
@@ -80,6 +83,7 @@ class Program:
         self.layout = layout or Layout.of(devices=jax.devices()[:1])
         self.train = experiment.train
         self.dtype = DTYPES[self.train.compute]
+        self.microbatches = experiment.mesh.microbatches
         choice = layers or experiment.mesh.layers
         self.model = FusionModel(
             graph,
@@ -87,6 +91,8 @@ class Program:
             apart=labeller(self.train),
         )
         check_patterns(graph)
+        if self.microbatches > 1 and (problems := coupled(self.model)):
+            raise ConfigError(problems)
         self.states = States(self.model, self.layout, self.train, steps, after)
         self.vmapped = replicas > 1 and self._side_by_side(mode or experiment.mesh.replicas)
 
@@ -161,26 +167,32 @@ class Program:
     def _step(
         self, state: TrainState, batch: Mapping[str, Any], task: str | None = None
     ) -> tuple[TrainState, dict[str, Array]]:
-        context = self.context("train", jax.random.fold_in(state.key, state.step))
+        key = jax.random.fold_in(state.key, state.step)
         trained = self.states.trainable(state.params)
-        turns = self._turns(batch, task)
 
-        def objective(trained: Any) -> tuple[Array, tuple[State, dict[str, Array]]]:
+        def part(trained: Any, rows: Mapping[str, Any], key: Array) -> tuple[Sums, State]:
             params = self.states.whole(trained, state.params)
-            total, variables, each = jnp.zeros(()), state.variables, {}
-            for names, factor, rows in turns:
-                own, (variables, found) = loss(self.model, params, variables, rows, context, names)
-                total, each = total + factor * own, {**each, **found}
-            return total, (variables, each)
+            context, variables, found = self.context("train", key), state.variables, {}
+            for number, (names, _, own) in enumerate(self._turns(rows, task)):
+                sums, variables = walked(self.model, params, variables, own, context, names)
+                found |= {(number, name): pair for name, pair in sums.items()}
+            return found, variables
 
-        (total, (variables, each)), grads = jax.value_and_grad(objective, has_aux=True)(trained)
+        factors = self._factors(batch, task)
+        if self.microbatches > 1:
+            rows = parted(batch, self.microbatches, self.layout)
+            places = self.states.trainable(self.states.shardings.params)
+            found = accumulated(part, trained, rows, key, factors, places)
+        else:
+            found = whole(part, trained, batch, key, factors)
+        total, each, variables, grads = found
         updates, optimizer = self.states.optimizer.update(grads, state.optimizer, trained)
         trained = optax.apply_updates(trained, updates)
         params = self.model.averaged(self.states.whole(trained, state.params))
         variables = self.model.averaged(self.states.updated(variables, state.variables))
         metrics = {
             "loss": total,
-            **{f"losses.{name}": value for name, value in each.items()},
+            **{f"losses.{name}": value for (_, name), value in each.items()},
             "gradient_norm": optax.tree.norm(grads),
         }
         return (
@@ -200,6 +212,15 @@ class Program:
         if not tasks:
             return [(None, 1.0, batch)]
         return [(each.losses, each.weight, batch[name]) for name, each in tasks.items()]
+
+    def _factors(self, batch: Mapping[str, Any], task: str | None) -> dict[tuple[int, str], float]:
+        """The factor of each loss in the objective, by turn and name."""
+        return {
+            (number, name): factor * objective.spec.weight
+            for number, (names, factor, _) in enumerate(self._turns(batch, task))
+            for name, objective in self.graph.losses.items()
+            if isinstance(objective.spec, LossSpec) and (names is None or name in names)
+        }
 
     @cached_property
     def compiled_step(self) -> Any:

@@ -179,14 +179,7 @@ class States:
 
     @cached_property
     def still(self) -> frozenset[str]:
-        """Groups all of whose parameters `trainable` freezes: their statistics stay as they are."""
-        found = set()
-        for name, group in self.model.groups.items():
-            paths = canonical_names({name: group.abstract()[0]}, self.model.groups)
-            averaged = group.units[0] in self.model.units.averages
-            if paths and not averaged and all(self.label(path) == FROZEN for path in paths):
-                found.add(name)
-        return frozenset(found)
+        return still(self.model, self.train)
 
     def updated(self, variables: State, before: State) -> State:
         """The variables after a step: those of frozen groups as they were."""
@@ -231,3 +224,14 @@ class States:
             places = self.shardings.params[name], self.shardings.variables[name]
             found[id(template), group.stacked] = jax.jit(init, out_shardings=places)
         return found[id(template), group.stacked]
+
+
+def still(model: FusionModel, train: Train) -> frozenset[str]:
+    """Groups all of whose parameters `trainable` freezes: their statistics stay as they are."""
+    label, found = labeller(train), set()
+    for name, group in model.groups.items():
+        paths = canonical_names({name: group.abstract()[0]}, model.groups)
+        averaged = group.units[0] in model.units.averages
+        if paths and not averaged and all(label(path) == FROZEN for path in paths):
+            found.add(name)
+    return frozenset(found)

@@ -30,6 +30,9 @@ class Mesh(Section):
     activations: Rules = Field(
         default_factory=FrozenDict, description="rules for activations, over defaults"
     )
+    microbatches: Count = Field(
+        1, description="a batch is taken in so many parts, whose gradients are added up"
+    )
     layers: Literal["auto", "scan", "unroll"] = Field(
         "auto", description="run equal layers as a loop or one by one"
     )

@@ -107,12 +107,11 @@ def check_contents(trial: Trial) -> None:
 
 
 def check_independence(trial: Trial) -> None:
-    """A sample's result does not depend on the other samples, where `couples` says so."""
-    if trial.case.spec.couples == "always":
+    """A sample's result does not depend on the other samples, where `coupling` says so."""
+    coupling = trial.case.spec.coupling()
+    if coupling == "always":
         return
-    modes: list[Mode] = (
-        ["evaluate"] if trial.case.spec.couples == "train" else ["evaluate", "train"]
-    )
+    modes: list[Mode] = ["evaluate"] if coupling == "train" else ["evaluate", "train"]
     for mode in modes:
         one, _ = trial(trial.case.streams(1), mode)
         mixed = {
@@ -169,7 +168,7 @@ def check_rows(trial: Trial) -> None:
 def check_randomness(trial: Trial) -> None:
     """What differs between training and evaluation is random, of the context's key: another key
     gives another result. (Statistics of the batch may differ too: those couple samples.)"""
-    if trial.case.spec.couples != "none":
+    if trial.case.spec.coupling() != "none":
         return
     streams = trial.case.streams(1)
     (plain, _), (one, _) = trial(streams), trial(streams, "train")

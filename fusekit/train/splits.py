@@ -8,6 +8,7 @@ from fusekit.config.spec import Experiment
 from fusekit.data.pipeline import Pipeline
 from fusekit.hosts.rows import share
 from fusekit.layout import Layout
+from fusekit.microbatches import check_rows
 from fusekit.train.turns import Turns
 
 
@@ -15,9 +16,12 @@ def open_splits(experiment: Experiment, layout: Layout | None = None) -> dict[st
     """The pipelines of the splits that there are; `train` is always tried, and is of tasks where
     there are some. Of several hosts each reads the rows that the layout puts there.
 
-    Raises `DataError`, and `LayoutError` if the batch does not divide over the mesh.
+    Raises `DataError`, and `LayoutError` if the batch does not divide over the mesh, or
+    into microbatches over it.
     """
     train = experiment.train
+    if layout is not None:
+        check_rows(train.batch, experiment.mesh.microbatches, layout.rows())
     sources = _mixed(experiment, train.data)
     for task in train.tasks.values():
         sources |= _mixed(experiment, task.data)

@@ -37,6 +37,9 @@ class AsppSpec(EncoderSpec):
     )
     groups: Count = Field(8, description="groups of channels, with group norm")
 
+    def coupling(self) -> Coupling:
+        return self.couples if self.norm == "batch" else "none"
+
     @classmethod
     def examples(cls) -> list[dict[str, Any]]:
         small = {"width": 4, "rates": (1, 2)}

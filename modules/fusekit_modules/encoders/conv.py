@@ -47,6 +47,9 @@ class ConvSpec(StackSpec):
     groups: Count = Field(8, description="groups of channels, with group norm")
     activation: ActivationName = Field("relu", description="after every norm")
 
+    def coupling(self) -> Coupling:
+        return self.couples if self.norm == "batch" else "none"
+
     @classmethod
     def examples(cls) -> list[dict[str, Any]]:
         small = {"widths": (4, 6)}

@@ -44,6 +44,9 @@ class ConvDecoderSpec(StackSpec):
     groups: Count = Field(8, description="groups of channels, with group norm")
     activation: ActivationName = Field("relu", description="after every norm")
 
+    def coupling(self) -> Coupling:
+        return self.couples if self.norm == "batch" else "none"
+
     @classmethod
     def examples(cls) -> list[dict[str, Any]]:
         small = {"widths": (4, 2)}

@@ -39,6 +39,9 @@ class ResnetSpec(StackSpec):
     norm: ConvNormName = Field("batch", description="batch norm couples samples, group norm not")
     groups: Count = Field(8, description="groups of channels, with group norm")
 
+    def coupling(self) -> Coupling:
+        return self.couples if self.norm == "batch" else "none"
+
     @classmethod
     def examples(cls) -> list[dict[str, Any]]:
         small = {"width": 4, "stages": (1, 1)}

@@ -41,6 +41,9 @@ class SsmaSpec(FusionSpec):
     def build(self, inputs: Signatures, *, rngs: nnx.Rngs) -> "Ssma":
         return Ssma(self, inputs, rngs=rngs)
 
+    def coupling(self) -> Coupling:
+        return self.couples if self.norm == "batch" else "none"
+
     @classmethod
     def examples(cls) -> list[dict[str, Any]]:
         return [{"squeeze": 4}, {"squeeze": 4, "norm": "none", "width": 3}]

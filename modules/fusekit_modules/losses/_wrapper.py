@@ -24,6 +24,9 @@ class WrapperSpec(LossSpec):
         description="the loss within: as it would stand in `losses`, without `weight`"
     )
 
+    def coupling(self) -> Coupling:
+        return self.loss.coupling()
+
     @classmethod
     def example_inputs(cls) -> list[dict[str, str]]:
         """Roles and kinds of streams that fit the examples, which the suite cannot guess."""

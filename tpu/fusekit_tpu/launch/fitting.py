@@ -45,18 +45,21 @@ def _check_slices(axis: str, sizes: dict[str, int], slices: int) -> None:
 
 
 def check_batches(experiment: Experiment, sizes: dict[str, int]) -> None:
-    """Raises `ConfigError` for every stage whose batch does not divide over the mesh."""
+    """Raises `ConfigError` for every stage whose batch, or a microbatch of it, does not divide over
+    the mesh."""
     from fusekit.layout import ACTIVATIONS
 
     rule = experiment.mesh.activations.get("batch", ACTIVATIONS["batch"]) or ()
     axes = (rule,) if isinstance(rule, str) else rule
-    parts = prod(sizes.get(axis, 1) for axis in axes)
+    over, micro = prod(sizes.get(axis, 1) for axis in axes), experiment.mesh.microbatches
+    parts = over * micro
     stages = staged(experiment) if experiment.stages else {"": experiment}
     problems = []
     for name, one in stages.items():
         path = ("stages", name, "batch") if experiment.stages else ("train", "batch")
         if one.train.batch % parts:
-            message = f"the batch does not divide over {parts} parts of the mesh"
+            each = f"into {micro} microbatches, each " if micro > 1 else ""
+            message = f"the batch does not divide {each}over {over} parts of the mesh"
             found, due = str(one.train.batch), f"a multiple of {parts}"
             problems.append(Problem(path, message, found=found, expected=due))
     if problems:
