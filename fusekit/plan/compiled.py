@@ -38,6 +38,7 @@ class Measure:
       peak: bytes of memory at most held at once.
       flops: of products of matrices and convolutions, two for a multiply-add.
       cycles: the compiler's estimate; 0 where it gives none.
+      compute: seconds of compute by formulas, for where there are no cycles.
       hbm: bytes read and written in main memory.
       ici, dcn: bytes sent within a slice and between slices, by mesh axes.
       cycles_of, flops_of: by node; `""` is what belongs to none, the optimiser most of all.
@@ -49,6 +50,7 @@ class Measure:
     peak: float = 0.0
     flops: float = 0.0
     cycles: float = 0.0
+    compute: float = 0.0
     hbm: float = 0.0
     ici: dict[Axes, float] = field(default_factory=dict)
     dcn: dict[Axes, float] = field(default_factory=dict)
@@ -70,7 +72,7 @@ class Measure:
         return Measure(**values, seconds=self.seconds + other.seconds, fits=None)
 
 
-SUMS = ("peak", "flops", "cycles", "hbm", "ici", "dcn", "cycles_of", "flops_of", "state")
+SUMS = ("peak", "flops", "cycles", "compute", "hbm", "ici", "dcn", "cycles_of", "flops_of", "state")
 
 
 def measure(

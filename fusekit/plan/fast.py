@@ -10,9 +10,9 @@ from dataclasses import replace
 from typing import Any
 
 from fusekit.graph.graph import Graph
-from fusekit.plan.analytic import Traced, traced_step
 from fusekit.plan.compiled import Measure
 from fusekit.plan.shorten import runs_of, shortened
+from fusekit.plan.traced import Traced, traced_step
 
 Compile = Callable[[Graph], Measure]
 FEWEST = 1

@@ -9,7 +9,7 @@ from fusekit.config.spec import Experiment
 from fusekit.errors import FusekitError, LayoutError
 from fusekit.graph import Graph, resolve
 from fusekit.layout import AXES, Layout
-from fusekit.plan.analytic import analytic, traced_step
+from fusekit.plan.analytic import analytic
 from fusekit.plan.cache import Cache
 from fusekit.plan.compiled import Measure, measure
 from fusekit.plan.compilers import NoCompilerError, devices
@@ -17,6 +17,7 @@ from fusekit.plan.fast import extrapolated
 from fusekit.plan.rivals import rivals
 from fusekit.plan.shorten import runs_of
 from fusekit.plan.times import Times, fits, times
+from fusekit.plan.traced import flops_of, traced_step
 from fusekit.program import SCAN_FROM
 from fusekit.study.alone import only
 from fusekit.study.reach import Reach, modalities_read
@@ -142,7 +143,7 @@ def plan(
         other = price("unroll" if first == "scan" else "scan") if both else None
     except NoCompilerError as error:
         notes.append(f"by formulas alone: {error}")
-        cost = analytic(graph, traced, sizes, slices=topology.slices)
+        cost = analytic(graph, traced, sizes, topology)
         chosen = priced(first, "analytic", cost, topology)
     return Plan(
         topology,
@@ -226,7 +227,7 @@ def _without(experiment: Experiment, batch: int) -> dict[str, float]:
             continue
         try:
             rest = resolve(only(experiment, set(read) - {name}))
-            found[name] = traced_step(rest, batch).flops
+            found[name] = sum(flops_of(rest, batch).values())
         except FusekitError:
             continue
     return found

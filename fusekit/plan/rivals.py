@@ -8,7 +8,7 @@ from fusekit.config.registry import components
 from fusekit.config.spec import Experiment
 from fusekit.errors import ConfigError, FusekitError
 from fusekit.graph import resolve
-from fusekit.plan.analytic import traced_step
+from fusekit.plan.traced import flops_of
 
 WORTH = 0.02
 """Savings below this share of the step are not told."""
@@ -26,7 +26,7 @@ def rivals(experiment: Experiment, flops: float) -> Iterator[str]:
             other = _swapped(experiment, name, spec, rival)
             if other is None:
                 continue
-            less = traced_step(resolve(other), experiment.train.batch).flops
+            less = sum(flops_of(resolve(other), experiment.train.batch).values())
             if less < flops * (1 - WORTH):
                 yield (
                     f"fusion.{name}: with type: {rival} in place of {spec.type} a step has"

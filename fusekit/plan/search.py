@@ -11,11 +11,12 @@ from fusekit.errors import FusekitError
 from fusekit.graph import Graph, resolve
 from fusekit.graph.units import templates
 from fusekit.layout import AXES
-from fusekit.plan.analytic import Traced, analytic, traced_step
+from fusekit.plan.analytic import analytic
 from fusekit.plan.cache import Cache
 from fusekit.plan.compiled import CompilationError, Measure
 from fusekit.plan.plan import Priced, Say, pricer
 from fusekit.plan.times import limit, times
+from fusekit.plan.traced import Traced, traced_step
 from fusekit_tpu.topology import Topology
 
 FINALISTS = 4
@@ -128,7 +129,7 @@ def candidate(
     graph: Graph, traced: Traced, topology: Topology, sizes: Mapping[str, int], remat: bool
 ) -> Candidate:
     """One layout, priced by formulas."""
-    cost = analytic(graph, traced, sizes, slices=topology.slices)
+    cost = analytic(graph, traced, sizes, topology)
     took = times(cost, topology)
     return Candidate(sizes, remat, cost, (took.shortest + took.longest) / 2)
 

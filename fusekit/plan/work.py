@@ -20,6 +20,11 @@ ROWS = 10007
 """Prime."""
 SUMMABLE = frozenset({"add", "add_any", "sub", "neg", "reshape", "transpose"})
 """What may be done to parts of a sum before they are summed."""
+LANES = 28
+"""Operations that an element costs in a sum along the last axis, which goes across lanes: log2(128)
+steps of a unit that does one where that for elements does four."""
+ERF = 50
+"""Operations of an error function, which is a ratio of polynomials of degrees 13 and 8."""
 PRODUCTS = ("dot_general", "conv_general_dilated")
 
 
@@ -122,21 +127,32 @@ class Work:
         return [*carried, *ys]
 
     def _count(self, equation: Any, given: list[Tag], found: Tag, times: float) -> None:
-        out = equation.outvars[0].aval
-        flops = own(equation)
+        flops = own(equation) * times
         if equation.primitive.name not in PRODUCTS:
-            size = prod(getattr(out, "shape", ()))
-            self.vector[self.kind(out, found)] += times * flops * self.scale(size)
+            self._elements(equation, given, found, flops)
             return
         moved: Counter[Kind] = Counter()
         arrays = [*zip(equation.invars, given, strict=True), (equation.outvars[0], found)]
         for var, tag in arrays:
-            moved[self.kind(var.aval, tag)] += self.bytes(var.aval)
+            moved[self.kind(var.aval, tag)] += times * self.bytes(var.aval)
         cut = Kind(any(kind.rows for kind in moved), any(tag.split for _, tag in arrays))
-        scale = self.scale(flops)
-        self.products.append(
-            Product(times * flops * scale, cut, {k: times * b for k, b in moved.items()})
-        )
+        self.products.append(Product(flops * self.scale(own(equation)), cut, dict(moved)))
+
+    def _elements(self, equation: Any, given: list[Tag], found: Tag, count: float) -> None:
+        """Operations on elements: of the larger of what goes in and what comes out."""
+        name, var, tag = equation.primitive.name, equation.outvars[0], found
+        if name.startswith("reduce_"):
+            var, tag = equation.invars[0], given[0]
+            count *= LANES if _across_lanes(equation) else 1
+        count *= ERF if name in ("erf", "erf_inv", "erfc") else 1
+        size = prod(getattr(var.aval, "shape", ()))
+        self.vector[self.kind(var.aval, tag)] += count * self.scale(size)
+
+
+def _across_lanes(equation: Any) -> bool:
+    """Whether an equation reduces the last axis."""
+    axes = equation.params.get("axes", ())
+    return len(getattr(equation.invars[0].aval, "shape", ())) - 1 in axes
 
 
 def inner_of(equation: Any) -> Any:
@@ -185,7 +201,9 @@ def _product(equation: Any, left: Tag, right: Tag) -> Tag:
             strict=True,
         )
     ]
-    cut = [a in left.split or b in right.split for a, b in zip(batch_left, batch_right, strict=True)]
+    cut = [
+        a in left.split or b in right.split for a, b in zip(batch_left, batch_right, strict=True)
+    ]
     for tag, axes in free:
         cut += [n in tag.split for n in axes]
     split = frozenset(n for n, one in enumerate(cut) if one)

@@ -2,7 +2,7 @@
 
 import fusekit
 from fusekit.graph import resolve
-from fusekit.plan.analytic import traced_step
+from fusekit.plan.traced import traced_step
 from fusekit.plan.rivals import rivals
 
 
