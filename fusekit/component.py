@@ -49,6 +49,7 @@ __all__ = [
 ]
 
 Coupling = Literal["none", "train", "always"]
+Remat = Literal["none", "full", "dots", "names", "offload"]
 Signatures = Mapping[str, Signature]
 Outputs = Signature | dict[str, Signature]
 """One signature, or several by port name; the node's own value is the port `out`."""
@@ -184,7 +185,12 @@ class StackSpec(EncoderSpec, Layered):
     hooks: ClassVar[frozenset[str]] = frozenset()
     """Which hooks of `fusekit.layered.Edit` the layers obey."""
 
-    remat: Literal["none", "full"] = Field("none", description="recompute layers backward")
+    remat_names: ClassVar[tuple[str, ...]] = ()
+    """What its layers name by `jax.ad_checkpoint.checkpoint_name`: of it `remat` keeps some."""
+
+    remat: Remat | None = Field(
+        None, description="what layers compute again in the backward pass; default as the mesh says"
+    )
 
     def layers(self) -> int:
         raise NotImplementedError

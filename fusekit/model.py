@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from fusekit.component import StackSpec
+from fusekit.component import Remat
 from fusekit.context import Context
 from fusekit.errors import ConfigError
 from fusekit.graph.graph import Graph
@@ -20,6 +20,7 @@ from fusekit.graph.node import Event, Key
 from fusekit.graph.recompute import pieces
 from fusekit.graph.schedule import Item, Scan, schedule
 from fusekit.graph.units import END, Group, Template, Tree, UnitId, units, variables_of
+from fusekit.remat import least, recomputed, remat_of, saved
 from fusekit.stream import Stream
 from fusekit.walk.run import Run
 from fusekit.walk.values import State, Values, merged
@@ -182,13 +183,17 @@ class FusionModel:
         """
         run = Run(self, params, dict(variables), context, batch)
         items = self.needed(wanted)
-        for item in pieces(items, self._recomputed) if context.training else items:
+        for item in pieces(items, self.remat) if context.training else items:
             run.item(item)
         return run.values, run.variables
 
-    def _recomputed(self, event: Event) -> bool:
-        spec = self.graph.nodes[event.node].spec
-        return isinstance(spec, StackSpec) and spec.remat == "full"
+    def remat(self, events: Iterable[Event]) -> Remat:
+        """What the layers among events that run as one piece keep for the backward pass."""
+        return least(remat_of(self.graph, e.node) for e in events if e.kind == "layer")
+
+    def recomputed(self, function: Callable[..., Any], remat: Remat) -> Any:
+        """The function, which keeps what `remat` says."""
+        return recomputed(function, remat, saved(self.graph))
 
     def loss_module(self, name: str, params: State, variables: State, context: Context) -> Any:
         """The module of one loss."""

@@ -7,19 +7,21 @@ from fusekit.errors import ConfigError, Problem, nearest
 from fusekit.graph.graph import Graph, Locate
 from fusekit.graph.units import units
 from fusekit.layout import ACTIVATIONS, PARAMS
+from fusekit.remat import check_remat
 from fusekit.train.optimizer import matches
 
 
 def check_patterns(graph: Graph, locate: Locate | None = None) -> None:
-    """Raises `ConfigError` for patterns that match no parameter, rules for no axis, and parts that
-    do not fit the weights that they are tied to.
+    """Raises `ConfigError` for patterns that match no parameter, rules for no axis, names that no
+    layer gives, and parts that do not fit the weights that they are tied to.
 
     Costs nothing where the config has none of these.
     """
     experiment = graph.experiment
     train, mesh = experiment.train, experiment.mesh
+    problems: list[Problem] = [*check_remat(graph)]
     patterns = train.trainable or train.groups or mesh.params or mesh.activations
-    if not (patterns or experiment.parts):
+    if not (patterns or experiment.parts or problems):
         return
     every = units(graph)
     if every.problems:
@@ -30,7 +32,6 @@ def check_patterns(graph: Graph, locate: Locate | None = None) -> None:
         for path in template.axes
     ]
     paths += [name for name in graph.nodes if name not in paths]
-    problems: list[Problem] = []
     for number, pattern in enumerate(train.trainable or ()):
         problems += _unmatched(("train", "trainable", number), pattern, paths)
     for name, group in train.groups.items():

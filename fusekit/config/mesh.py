@@ -4,10 +4,10 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from fusekit.component import Count
+from fusekit.component import Count, Remat
 from fusekit.config.frozen import FrozenDict
 from fusekit.config.reference import NAME
-from fusekit.config.train import Section
+from fusekit.config.train import Name, Section
 
 Axis = Literal["data", "fsdp", "tensor", "expert", "sequence"]
 Logical = Annotated[str, Field(pattern=rf"^{NAME}$")]
@@ -32,6 +32,12 @@ class Mesh(Section):
     )
     microbatches: Count = Field(
         1, description="a batch is taken in so many parts, whose gradients are added up"
+    )
+    remat: Remat = Field(
+        "none", description="what stacks compute again in the backward pass, where they do not say"
+    )
+    saved: tuple[Name, ...] | None = Field(
+        None, description="what remat: names and offload keep; default all that layers name"
     )
     layers: Literal["auto", "scan", "unroll"] = Field(
         "auto", description="run equal layers as a loop or one by one"

@@ -6,9 +6,10 @@ functions and lists, which cannot cross the border of a recomputed piece. Scans 
 repeat by repeat and need no grouping.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from fusekit.component import Remat
 from fusekit.graph.node import Event, Key
 from fusekit.graph.schedule import Item, Scan
 
@@ -18,9 +19,10 @@ WITHIN = ("edit", "before", "raw", "after", "mid")
 
 @dataclass(frozen=True)
 class Recomputed:
-    """Items that run as one piece, of which only what enters is kept for the backward pass."""
+    """Items that run as one piece, of which `remat` says what is kept for the backward pass."""
 
     items: tuple[Item, ...]
+    remat: Remat
 
     @property
     def gives(self) -> tuple[Key, ...]:
@@ -40,13 +42,13 @@ def events_of(item: Item) -> tuple[Event, ...]:
 
 
 def pieces(
-    items: Sequence[Item], recomputed: Callable[[Event], bool]
+    items: Sequence[Item], remat: Callable[[Iterable[Event]], Remat]
 ) -> tuple[Item | Recomputed, ...]:
     """The items in order, those gathered that are to be recomputed.
 
     Args:
       items: as the model walks them.
-      recomputed: whether a layer's event is to be recomputed.
+      remat: what the events of one piece keep.
     """
     found: list[Item | Recomputed] = []
     at = 0
@@ -54,8 +56,8 @@ def pieces(
         size = _place(items, at)
         group = tuple(items[at : at + size])
         alone = [item for item in group if isinstance(item, Event)]
-        if any(event.kind == "layer" and recomputed(event) for event in alone):
-            found.append(Recomputed(group))
+        if (kept := remat(alone)) != "none":
+            found.append(Recomputed(group, kept))
         else:
             found.extend(group)
         at += size

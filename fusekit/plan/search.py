@@ -163,7 +163,7 @@ def stacks(experiment: Experiment) -> list[str]:
     return [
         name
         for name, spec in experiment.encoders.items()
-        if isinstance(spec, StackSpec) and getattr(spec, "remat", None) == "none"
+        if isinstance(spec, StackSpec) and (spec.remat or experiment.mesh.remat) == "none"
     ]
 
 

@@ -66,7 +66,7 @@ class Run:
             self.event(item)
 
     def recomputed(self, piece: Recomputed) -> None:
-        """Runs items of which the backward pass keeps nothing but what they read.
+        """Runs items of which the backward pass keeps what their policy says.
 
         What they read is closed over: `jax.checkpoint` differentiates with respect to it too.
         """
@@ -80,7 +80,7 @@ class Run:
             variables = {n: v for n, v in inner.variables.items() if v is not self.variables[n]}
             return [inner.values[key] for key in piece.gives], variables, collector.found
 
-        given, variables, found = jax.checkpoint(body)()
+        given, variables, found = self.model.recomputed(body, piece.remat)()
         self.values.update(zip(piece.gives, given, strict=True))
         self.variables.update(variables)
         for (path, name), values in found.items():

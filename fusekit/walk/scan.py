@@ -59,11 +59,8 @@ class ScanRun:
             self._stacked(run.variables),
             varying,
         )
-        remat = any(
-            getattr(self.model.graph.nodes[e.node].spec, "remat", "none") == "full"
-            for e in self.events
-        )
-        body = jax.checkpoint(self._body) if remat and run.context.training else self._body
+        remat = self.model.remat(self.events) if run.context.training else "none"
+        body = self.model.recomputed(self._body, remat)
         carry, (given, variables, found) = jax.lax.scan(body, [first[c] for c in scan.carries], xs)
         self._store(variables)
         self._publish(carry, given, found)

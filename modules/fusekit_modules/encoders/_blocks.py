@@ -22,6 +22,7 @@ class BlocksSpec(StackSpec):
     """Root of the transformer encoders. Subclasses give `infer_start` and `build`."""
 
     hooks: ClassVar[frozenset[str]] = frozenset(HOOKS)
+    remat_names: ClassVar[tuple[str, ...]] = ("attention", "mlp", "projections")
     uniform: ClassVar[bool] = True
 
     depth: Depth = Field(4, description="layers")

@@ -5,6 +5,7 @@ from functools import reduce
 
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
 from fusekit.context import Context
@@ -38,7 +39,9 @@ def readable(sources: Sequence[KeyValue]) -> Bool[Array, "b 1 k"] | None:
 class Attention(nnx.Module):
     """Multi-head attention (Vaswani et al. 2017, section 3.2.2).
 
-    Keys have no bias: it adds the same to all scores of a query, which softmax does not see.
+    Keys have no bias: it adds the same to all scores of a query, which softmax does not see. For
+    `remat` it names `projections` (queries, keys and values) and `attention` (the values as they
+    are mixed, before the last projection).
 
     Args:
       width: size of the queries' last axis, and of what comes out.
@@ -71,7 +74,8 @@ class Attention(nnx.Module):
         self, stream: Stream, weights: Mapping[str, Deltas] | None = None
     ) -> Float[Array, "b q h k"]:
         query = self.query(stream.values, (weights or {}).get("query", ()))
-        return rotate(query, stream.positions()) if self.rotary else query
+        query = rotate(query, stream.positions()) if self.rotary else query
+        return checkpoint_name(query, "projections")
 
     def keys_values(self, stream: Stream, weights: Mapping[str, Deltas] | None = None) -> KeyValue:
         """Keys and values of a stream that is already normalised, for this or another layer."""
@@ -84,6 +88,7 @@ class Attention(nnx.Module):
         value = self.value(stream.values, weights.get("value", ()))
         if self.rotary:
             key = rotate(key, stream.positions())
+        key, value = (checkpoint_name(one, "projections") for one in (key, value))
         return KeyValue(key, value, stream)
 
     def read(
@@ -110,6 +115,7 @@ class Attention(nnx.Module):
             mask = jnp.broadcast_to(mask, (*mask.shape[:-2], query.shape[1], key.shape[1]))
         mixed, attention = dot_product(query, key, value, mask)
         context.collect("attention", attention)
+        mixed = checkpoint_name(mixed, "attention")
         out = self.out(mixed, (weights or {}).get("out", ()))
         if mask is None:
             return out

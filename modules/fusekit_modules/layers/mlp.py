@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from fusekit_modules.layers.activation import ActivationName, activation
@@ -11,6 +12,8 @@ from fusekit_modules.layers.linear import Deltas, Linear
 
 class MLP(nnx.Module):
     """`down(activation(up(x)))` (Vaswani et al. 2017, equation 2).
+
+    For `remat` it names `mlp`: the hidden units before their activation.
 
     Args:
       width: size of the last axis coming in.
@@ -39,5 +42,6 @@ class MLP(nnx.Module):
     ) -> Float[Array, "b *n o"]:
         """`weights` holds deltas of `up` and `down`."""
         weights = weights or {}
-        hidden = activation(self.activation)(self.up(x, weights.get("up", ())))
+        hidden = checkpoint_name(self.up(x, weights.get("up", ())), "mlp")
+        hidden = activation(self.activation)(hidden)
         return self.down(hidden, weights.get("down", ()))
