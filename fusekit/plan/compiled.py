@@ -23,6 +23,9 @@ _SIZE = r"([\d.]+)([KMGT]?)i?B?"
 _USED = re.compile(rf"[Uu]sed {_SIZE} of {_SIZE}|required for HLO temporaries \({_SIZE}\) exceeds")
 _UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 
+UNTUNED: dict[str, Any] = {"xla_gpu_enable_triton_gemm": False}
+"""Of a GPU: products by cuBLAS. Those that Triton makes need a GPU, to try tiles on."""
+
 Axes = tuple[str, ...]
 
 
@@ -120,8 +123,9 @@ def measure(
 
 def _compiled(lowered: Any, layout: Layout, topology: Topology, slices: str) -> Measure:
     """Compiles a lowered step and reads what it costs."""
+    gpu = topology.chip.platform == "cuda"
     try:
-        compiled = lowered.compile()
+        compiled = lowered.compile(compiler_options=UNTUNED if gpu else None)
     except jax.errors.JaxRuntimeError as error:
         used = _beyond(str(error))
         if used is None:
@@ -131,16 +135,35 @@ def _compiled(lowered: Any, layout: Layout, topology: Topology, slices: str) -> 
     along = slices if topology.slices > 1 else None
     found: Costs = costs(compiled.as_text(), mesh, topology.slices, along)
     memory: Any = compiled.memory_analysis()
+    peak = _blocks(memory) if gpu else memory.peak_memory_in_bytes
     return Measure(
-        peak=memory.peak_memory_in_bytes,
+        peak=peak,
         flops=found.dot_flops + found.custom_flops,
         cycles=found.cycles,
+        compute=_waits(found, topology) if gpu else 0.0,
         hbm=found.hbm_bytes,
         ici=dict(found.ici_bytes_by_axes),
         dcn=dict(found.dcn_bytes_by_axes),
         cycles_of=dict(found.cycles_by_scope),
         flops_of=dict(found.dot_flops_by_scope),
+        fits=None if gpu else True,
     )
+
+
+def _waits(found: Costs, topology: Topology) -> float:
+    """Seconds of all kernels of a GPU, each the longer of FLOPs over the peak and bytes over the
+    memory's rate: its compiler estimates none."""
+    peak, rate = topology.chip.flops, topology.chip.hbm_rate
+    return sum(max(flops / peak, size / rate) for flops, size in found.kernels)
+
+
+def _blocks(memory: Any) -> float:
+    """Bytes that a program takes on a GPU: what goes in and comes out, and one block for all else.
+
+    Its compiler refuses nothing for want of room.
+    """
+    given = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    return given - memory.alias_size_in_bytes + memory.temp_size_in_bytes
 
 
 def _placed(leaf: Any, sharding: Any) -> Any:
