@@ -5,17 +5,21 @@ step. Time of compute is that of every product by itself, the longer of FLOPs ov
 bytes over the memory's rate, since a device waits for each; to this comes what elements need, what
 is kept between the passes, and the optimiser's traffic. Rows are cut by `data`, `fsdp` and
 `expert`; what `tensor` cuts and what every device of it does whole follows from the parameters
-(`fusekit.plan.work`).
+(`fusekit.plan.work`). Microbatches keep a part of the rows at a time, and for it read weights, sum
+gradients and gather over `fsdp` as often.
 
-Collectives follow from the layout, in the width of numbers that the step computes with. Along
-`fsdp` weights are gathered forward and backward, and gradients scattered; along `data`, `expert`
-and `sequence` gradients are summed; along `tensor` the parts of sums; along `expert` rows are
-gathered to the experts and what these give is scattered, which is as much as a sum.
+Collectives follow from the layout, in the width of numbers that the step computes with: gradients
+are summed along the axes that cut rows, and if that is `fsdp` alone scattered; along `fsdp`
+weights are gathered forward, and backward too unless the forward pass keeps them; along `tensor`
+parts of sums are summed; along `expert` rows are gathered to the experts and what these give is
+scattered, which is as much as a sum.
 """
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
@@ -27,103 +31,142 @@ from fusekit.plan.work import Kind, Work
 from fusekit.program import Program
 from fusekit_tpu.topology import Topology
 
-GATHERS = 2
-"""Times that a weight is gathered over `fsdp` in a step: forward and backward."""
-VECTOR = 1 / 32
-"""Rate of operations on elements, of that of products. v5e: 8 x 128 x 4 lanes at 1.5 GHz."""
+CUT_ROWS = ("data", "fsdp", "expert", "sequence")
+VECTOR = {"tpu": 1 / 128, "cuda": 1 / 15}
+"""Rate of operations on elements, of that of products. A TPU begins one on 8 x 128 elements each
+cycle (it has units for four, which its compiler's schedules seldom fill): v5e 1.5 of 197 T a second.
+An H100 has 67 of 989 T."""
 OPTIMISER = 3
 """Times that the bytes of the state pass in an update: read, written, and gradients with these."""
-KEPT = 3
-"""Times that what a loop keeps passes: made blank, written, read."""
+KEPT = {"scan": 3, "unroll": 2}
+"""Times that what is kept passes: written and read; by a loop made blank before."""
+ADDED = 3
+"""Times that gradients pass for each microbatch: two are read, their sum is written."""
 
 
-def analytic(graph: Graph, traced: Traced, sizes: Mapping[str, int], topology: Topology) -> Measure:
+@dataclass(frozen=True)
+class Held:
+    """What devices of a mesh hold.
+
+    Args:
+      sizes: of the mesh axes.
+      rows: parts of the batch.
+      state: bytes of parameters, moments and statistics of a device.
+      weights: bytes of the parameters of a device, by the axes that cut them.
+    """
+
+    sizes: Mapping[str, int]
+    rows: int
+    state: float
+    weights: Mapping[frozenset[str], float]
+
+    def per(self, kind: Kind) -> int:
+        """Over how many devices an array, or what is done to it, is cut."""
+        return (self.rows if kind.rows else 1) * (self.sizes["tensor"] if kind.split else 1)
+
+
+def held(graph: Graph, sizes: Mapping[str, int]) -> Held:
+    """What devices of a mesh hold of a graph."""
+    mesh = graph.experiment.mesh
+    over = {axis: sizes.get(axis, 1) for axis in AXES}
+    layout = abstract_layout(over, mesh.params, mesh.activations)
+    states, found = Program(graph, layout=layout).states, defaultdict[frozenset[str], float](float)
+    leaves, places = (jax.tree.leaves(t.params) for t in (states.abstract, states.shardings))
+    for leaf, place in zip(leaves, places, strict=True):
+        names = frozenset(named(place.spec))
+        found[names] += size_of(leaf) // prod(over[name] for name in names)
+    return Held(over, layout.rows() * over["sequence"], state_bytes(states), found)
+
+
+def analytic(
+    graph: Graph,
+    traced: Traced,
+    on: Held | Mapping[str, int],
+    topology: Topology,
+    *,
+    microbatches: int | None = None,
+    layers: Literal["scan", "unroll"] = "scan",
+) -> Measure:
     """The cost of one step on one device of a mesh.
 
     Args:
       graph: of one stage.
       traced: what `traced_step` gave.
-      sizes: of the mesh axes.
+      on: sizes of the mesh axes, or what `held` gave for them.
       topology: that they are laid over.
+      microbatches: default as the experiment has it.
+      layers: whether what is kept is stacked by a loop.
     """
-    mesh = graph.experiment.mesh
-    layout = abstract_layout(sizes, mesh.params, mesh.activations)
-    states = Program(graph, layout=layout).states
-    over = {axis: sizes.get(axis, 1) for axis in AXES}
-    rows = layout.rows() * over["sequence"]
-
-    def per(kind: Kind) -> float:
-        """Over how many devices an array or what is done to it is cut."""
-        return (rows if kind.rows else 1) * (over["tensor"] if kind.split else 1)
-
-    weights = _weights(states, over)
-    state, own = state_bytes(states), sum(weights.values())
-    kept = sum(size / per(kind) for kind, size in traced.kept_of.items())
-    work = traced.work["tensor"]
-    moved = sum(size / per(k) for one in work.products for k, size in one.bytes.items())
-    passing = OPTIMISER * state + KEPT * kept
-    ici, dcn = _sent(traced, weights, over, rows, mesh.slices if topology.slices > 1 else None)
-    devices = rows * over["tensor"]
+    on = on if isinstance(on, Held) else held(graph, on)
+    parts = microbatches or graph.experiment.mesh.microbatches
+    own = sum(on.weights.values())
+    rows = sum(size / on.per(kind) for kind, size in traced.kept_of.items() if kind.rows)
+    copies = sum(size / on.per(kind) for kind, size in traced.kept_of.items() if not kind.rows)
+    work, again = traced.work["tensor"], 1 + (parts > 1)
+    passing = OPTIMISER * on.state + KEPT[layers] * (rows + parts * copies)
+    passing += ADDED * parts * own if parts > 1 else 0
+    moved = sum(size for one in work.products for size in _moved(one.bytes, on.per, parts))
+    crossing = graph.experiment.mesh.slices if topology.slices > 1 else None
+    sent = {
+        axes: size * (1 - 1 / prod(on.sizes[axis] for axis in axes))
+        for axes, size in _sent(traced, on, parts).items()
+        if size
+    }
+    devices = on.rows * on.sizes["tensor"]
     rate = topology.chip.hbm_rate / topology.chip.devices
     return Measure(
-        peak=state + own + kept,
+        peak=on.state + again * own + rows / parts + copies,
         flops=traced.flops / devices,
-        compute=_compute(work, per, topology) + passing / rate,
+        compute=_compute(work, on.per, parts, topology) + passing / rate,
         hbm=passing + moved,
-        ici=ici,
-        dcn=dcn,
+        ici={axes: size for axes, size in sent.items() if crossing not in axes},
+        dcn={axes: size for axes, size in sent.items() if crossing in axes},
         flops_of={node: flops / devices for node, flops in traced.flops_of.items()},
-        state=state,
+        state=on.state,
         fits=None,
     )
 
 
-def _compute(work: Work, per: Any, topology: Topology) -> float:
+def _moved(found: Mapping[Kind, float], per: Callable[[Kind], int], parts: int) -> list[float]:
+    """Bytes of a product on a device: what has no rows once for every microbatch."""
+    return [size / per(kind) * (1 if kind.rows else parts) for kind, size in found.items()]
+
+
+def _compute(work: Work, per: Callable[[Kind], int], parts: int, topology: Topology) -> float:
     """Seconds of products and of operations on elements."""
     chip, devices = topology.chip, topology.chip.devices
     peak, rate = chip.flops / devices, chip.hbm_rate / devices
     products = sum(
-        max(
-            one.flops / per(one.cut) / peak,
-            sum(size / per(kind) for kind, size in one.bytes.items()) / rate,
-        )
+        max(one.flops / per(one.cut) / peak, sum(_moved(one.bytes, per, parts)) / rate)
         for one in work.products
     )
     elements = sum(count / per(kind) for kind, count in work.vector.items())
-    return products + elements / (peak * VECTOR)
+    return products + elements / (peak * VECTOR[chip.platform])
 
 
-def _sent(
-    traced: Traced,
-    weights: Mapping[frozenset[str], float],
-    over: Mapping[str, int],
-    rows: int,
-    crossing: str | None,
-) -> tuple[dict[Axes, float], dict[Axes, float]]:
-    """Bytes that a device sends by mesh axes, within a slice and between slices."""
-    narrow = traced.width / 4
-    sent = dict.fromkeys(AXES, 0.0)
-    for names, size in weights.items():
-        whole = size * narrow * (over["fsdp"] if "fsdp" in names else 1)
-        sent["fsdp"] += (GATHERS + 1 if "fsdp" in names else 2) * whole
-        for axis in ("data", "expert", "sequence"):
-            sent[axis] += 0 if axis in names else 2 * size * narrow
+def _sent(traced: Traced, on: Held, parts: int) -> dict[Axes, float]:
+    """Bytes that go round the devices of mesh axes."""
+    narrow, found = traced.width / 4, defaultdict[Axes, float](float)
+    weights = sum(size * _uncut(names, on) for names, size in on.weights.items()) * narrow
+    copied = sum(size / on.per(kind) for kind, size in traced.kept_of.items() if not kind.rows)
+    gathers = 2 - min(1.0, copied / weights)
+    for names, size in on.weights.items():
+        whole = size * narrow * _uncut(names, on) * parts
+        cutting = [axis for axis in CUT_ROWS if on.sizes[axis] > 1]
+        axes = tuple(axis for axis in cutting if axis == "fsdp" or axis not in names)
+        scattered = axes == ("fsdp",) and "fsdp" in names
+        if axes:
+            found[axes] += whole if scattered else 2 * whole
+        if "fsdp" in names:
+            found["fsdp",] += gathers * whole
     for axis in ("tensor", "expert"):
         summed = traced.work[axis].summed
-        parts = rows // over["expert"] if axis == "expert" else rows
-        sent[axis] += 2 * (summed[True] / parts + summed[False])
-    ring = {axis: size * (over[axis] - 1) / over[axis] for axis, size in sent.items()}
-    ici: dict[Axes, float] = {(a,): size for a, size in ring.items() if size and a != crossing}
-    dcn: dict[Axes, float] = {(a,): size for a, size in ring.items() if size and a == crossing}
-    return ici, dcn
+        over = on.rows // on.sizes["expert"] if axis == "expert" else on.rows
+        if on.sizes[axis] > 1:
+            found[axis,] += 2 * (summed[True] / over + summed[False])
+    return dict(found)
 
 
-def _weights(states: Any, over: Mapping[str, int]) -> dict[frozenset[str], float]:
-    """Bytes of parameters that a device holds, by the axes that cut them."""
-    found: dict[frozenset[str], float] = {}
-    leaves, places = (jax.tree.leaves(t.params) for t in (states.abstract, states.shardings))
-    for leaf, place in zip(leaves, places, strict=True):
-        names = frozenset(named(place.spec))
-        size = size_of(leaf) / prod(over[name] for name in names)
-        found[names] = found.get(names, 0.0) + size
-    return found
+def _uncut(names: frozenset[str], on: Held) -> int:
+    """What a device computes with, of what it holds: whole along `fsdp`."""
+    return on.sizes["fsdp"] if "fsdp" in names else 1

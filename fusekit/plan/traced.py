@@ -1,6 +1,6 @@
 """A train step, traced: what it needs whatever the layout. Nothing is allocated or compiled."""
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -107,9 +107,9 @@ def _tags(graph: Graph, axis: str, count: int) -> list[Tag]:
     return [*tags, *[WHOLE] * (count - len(tags))]
 
 
-def _kept(before: Any, tags: list[Tag], batch: int) -> Counter[Kind]:
+def _kept(before: Any, tags: list[Tag], batch: int) -> dict[Kind, float]:
     """Bytes that the forward pass gives to the backward pass and that are no input of it."""
-    work, found = Work(batch), Counter[Kind]()
+    work, found = Work(batch), defaultdict[Kind, float](float)
     given, seen = {id(var) for var in before.invars}, set[int]()
     for var, tag in zip(before.outvars, work.walk(before, tags), strict=True):
         if id(var) not in given | seen:

@@ -7,7 +7,7 @@ summed over `tensor` once it meets something that is no sum itself. This is what
 does with the same step.
 """
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
@@ -66,8 +66,8 @@ class Work:
 
     batch: int
     products: list[Product] = field(default_factory=list)
-    vector: Counter[Kind] = field(default_factory=Counter)
-    summed: Counter[bool] = field(default_factory=Counter)
+    vector: defaultdict[Kind, float] = field(default_factory=lambda: defaultdict(float))
+    summed: defaultdict[bool, float] = field(default_factory=lambda: defaultdict(float))
 
     def scale(self, size: int) -> float:
         """From the rows that are traced to those of a step."""
@@ -131,7 +131,7 @@ class Work:
         if equation.primitive.name not in PRODUCTS:
             self._elements(equation, given, found, flops)
             return
-        moved: Counter[Kind] = Counter()
+        moved: defaultdict[Kind, float] = defaultdict(float)
         arrays = [*zip(equation.invars, given, strict=True), (equation.outvars[0], found)]
         for var, tag in arrays:
             moved[self.kind(var.aval, tag)] += times * self.bytes(var.aval)
