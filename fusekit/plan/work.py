@@ -36,11 +36,13 @@ class Kind(NamedTuple):
 
 
 class Product(NamedTuple):
-    """A product: FLOPs of a step, whether rows or `tensor` cut them, and bytes in and out."""
+    """A product: FLOPs of a step, whether rows or `tensor` cut them, bytes in and out, and of what
+    comes out the kind and bytes."""
 
     flops: float
     cut: Kind
     bytes: dict[Kind, float]
+    out: tuple[Kind, float]
 
 
 class Tag(NamedTuple):
@@ -62,12 +64,15 @@ class Work:
       products: all of them.
       vector: operations on elements, outside of products.
       summed: bytes that `tensor` sums, by whether they have rows.
+      turn: bytes that the products of one turn of a loop make, of the loop that makes most: what a
+        layer holds while it runs.
     """
 
     batch: int
     products: list[Product] = field(default_factory=list)
     vector: defaultdict[Kind, float] = field(default_factory=lambda: defaultdict(float))
     summed: defaultdict[bool, float] = field(default_factory=lambda: defaultdict(float))
+    turn: dict[Kind, float] = field(default_factory=dict)
 
     def scale(self, size: int) -> float:
         """From the rows that are traced to those of a step."""
@@ -82,6 +87,14 @@ class Work:
     def bytes(self, aval: Any) -> float:
         size, dtype = prod(getattr(aval, "shape", ())), getattr(aval, "dtype", None)
         return size * self.scale(size) * getattr(dtype, "itemsize", 0)
+
+    def made(self) -> dict[Kind, float]:
+        """Bytes that products make."""
+        found: defaultdict[Kind, float] = defaultdict(float)
+        for one in self.products:
+            kind, size = one.out
+            found[kind] += size
+        return found
 
     def walk(self, jaxpr: Any, tags: Sequence[Tag], times: float = 1.0) -> list[Tag]:
         """Adds up what a jaxpr does so many times; gives the tags of what it gives."""
@@ -119,7 +132,9 @@ class Work:
         consts, carries = equation.params["num_consts"], equation.params["num_carry"]
         xs = [Tag(frozenset(n - 1 for n in tag.split)) for tag in given[consts + carries :]]
         start = [Tag(tag.split) for tag in given[: consts + carries]]
-        turned = Work(self.batch).walk(inner, [*start, *xs])[:carries]
+        once = Work(self.batch)
+        turned = once.walk(inner, [*start, *xs])[:carries]
+        self.turn = max(self.turn, once.made(), key=lambda made: sum(made.values()))
         carried = [Tag(a.split | b.split) for a, b in zip(start[consts:], turned, strict=True)]
         turns = times * equation.params["length"]
         found = self.walk(inner, [*start[:consts], *carried, *xs], turns)
@@ -136,7 +151,10 @@ class Work:
         for var, tag in arrays:
             moved[self.kind(var.aval, tag)] += times * self.bytes(var.aval)
         cut = Kind(any(kind.rows for kind in moved), any(tag.split for _, tag in arrays))
-        self.products.append(Product(flops * self.scale(own(equation)), cut, dict(moved)))
+        out = equation.outvars[0].aval
+        made = self.kind(out, found), times * self.bytes(out)
+        flops *= self.scale(own(equation))
+        self.products.append(Product(flops, cut, dict(moved), made))
 
     def _elements(self, equation: Any, given: list[Tag], found: Tag, count: float) -> None:
         """Operations on elements: of the larger of what goes in and what comes out."""
