@@ -40,11 +40,13 @@ class Layout:
       mesh: with the axes `data fsdp expert sequence tensor`.
       params: rules for parameters, by logical axis.
       activations: rules for streams: `batch`, `time`, `embed`.
+      components: other rules of some nodes, by table (`params`, `activations`), over these.
     """
 
     mesh: Mesh
     params: Rules = field(default_factory=lambda: PARAMS)
     activations: Rules = field(default_factory=lambda: ACTIVATIONS)
+    components: Mapping[str, Mapping[str, Rules]] = field(default_factory=dict)
 
     @staticmethod
     def of(
@@ -54,8 +56,9 @@ class Layout:
         slices: str = "data",
         params: Rules | None = None,
         activations: Rules | None = None,
+        components: Mapping[str, Mapping[str, Rules]] | None = None,
     ) -> "Layout":
-        """A layout over devices; a size of -1 takes what the others leave. Default: one device.
+        """A layout over devices; sizes of -1 are `filled`. Default: one device.
 
         Of several TPU slices each is a block of the axis `slices`, so that only this axis crosses
         the network between them; within one, axes follow the links.
@@ -67,14 +70,7 @@ class Layout:
         unknown = set(wanted) - set(AXES)
         if unknown:
             raise LayoutError(f"no mesh axis is called {', '.join(sorted(unknown))}: {AXES}")
-        rest = [axis for axis, size in wanted.items() if size == -1]
-        if len(rest) > 1:
-            raise LayoutError("only one mesh axis can take what the others leave (-1)")
-        known = prod(size for size in wanted.values() if size != -1)
-        if rest:
-            if len(devices) % known:
-                raise LayoutError(f"{len(devices)} devices do not divide by {known}")
-            wanted[rest[0]] = len(devices) // known
+        wanted = filled(wanted, len(devices), len(devices) // blocks(devices))
         count = prod(wanted.values())
         if count > len(devices):
             raise LayoutError(
@@ -85,7 +81,17 @@ class Layout:
             Mesh(_grid(shape, devices[:count], slices), AXES),
             dict(PARAMS) | dict(params or {}),
             dict(ACTIVATIONS) | dict(activations or {}),
+            dict(components or {}),
         )
+
+    def of_node(self, name: str) -> "Layout":
+        """The layout with the rules of one node; of a part's node, those of what it repeats."""
+        declared = "" if name.startswith(("batch.", "losses.")) else name.rpartition(".")[2]
+        own = self.components.get(declared)
+        if not own:
+            return self
+        params = {**self.params, **own.get("params", {})}
+        return Layout(self.mesh, params, {**self.activations, **own.get("activations", {})})
 
     @property
     def size(self) -> int:
@@ -138,6 +144,8 @@ class Layout:
         if self.size == 1:
             return stream
         axes = ["batch"] + [None] * (stream.values.ndim - 1)
+        if stream.values.ndim > 1 + bool(stream.spans):
+            axes[-1] = "embed"
         if stream.spans and stream.values.ndim > 1:
             axes[1] = "time"
         sharding = self.of_stream(stream.values.shape, axes)
@@ -156,6 +164,36 @@ class Layout:
             taken.update(fit)
             parts.append(tuple(fit) if len(fit) > 1 else fit[0])
         return P(*parts)
+
+
+def filled(sizes: Mapping[str, int], devices: int, block: int) -> dict[str, int]:
+    """Sizes with numbers in place of -1: what the other axes leave of `devices`. If `data` and
+    `fsdp` are both -1, `fsdp` takes what is left of a block, within which links are fast, and
+    `data` goes from block to block.
+
+    Raises `LayoutError` if devices do not divide, or other axes share the rest.
+    """
+    found = dict(sizes)
+    rest = [axis for axis, size in found.items() if size == -1]
+    known = prod(size for size in found.values() if size != -1)
+    if set(rest) == {"data", "fsdp"}:
+        if block % known:
+            raise LayoutError(f"{block} devices of one slice or machine do not divide by {known}")
+        found["fsdp"] = block // known
+        rest, known = ["data"], block
+    if len(rest) > 1:
+        raise LayoutError("one mesh axis takes what the others leave (-1), or data and fsdp do")
+    if rest:
+        if devices % known:
+            raise LayoutError(f"{devices} devices do not divide by {known}")
+        found[rest[0]] = devices // known
+    return found
+
+
+def blocks(devices: Sequence[Any]) -> int:
+    """How many TPU slices these devices are of; of other devices, how many processes."""
+    tpu = devices[0].platform == "tpu"
+    return len({getattr(d, "slice_index", 0) if tpu else d.process_index for d in devices})
 
 
 def _grid(shape: tuple[int, ...], devices: Sequence[Any], slices: str) -> Any:

@@ -31,13 +31,17 @@ class FusionModel:
 
     Args:
       graph: what to run.
-      scan: the least number of repeats that are scanned; 0 unrolls everything.
+      scan: the least number of repeats that are scanned; 0 unrolls everything. Or, by node.
       apart: labels a parameter's canonical path; layers whose parameters differ in label are not
         stacked together (trainable and frozen ones, say).
     """
 
     def __init__(
-        self, graph: Graph, *, scan: int = 0, apart: Callable[[str], Hashable] | None = None
+        self,
+        graph: Graph,
+        *,
+        scan: int | Callable[[str], int] = 0,
+        apart: Callable[[str], Hashable] | None = None,
     ):
         self.graph = graph
         self.units = units(graph)
@@ -45,8 +49,12 @@ class FusionModel:
             raise ConfigError(self.units.problems)
         self.templates = self.units.templates
         self._apart = apart or (lambda path: None)
+
+        def least(event: Event) -> int:
+            return scan(event.node) if callable(scan) else scan
+
         self.items: tuple[Item, ...] = (
-            schedule(graph.events, alike=self._alike, least=scan) if scan else graph.events
+            schedule(graph.events, alike=self._alike, least=least) if scan else graph.events
         )
         self.groups: dict[str, Group] = {}
         self.place_of: dict[UnitId, tuple[str, int]] = {}
@@ -198,7 +206,8 @@ class FusionModel:
     def loss_module(self, name: str, params: State, variables: State, context: Context) -> Any:
         """The module of one loss."""
         group = f"losses.{name}"
-        return merged(self.groups[group].template, params[group], variables[group], context)
+        template = self.groups[group].template
+        return merged(template, params[group], variables[group], group, context)
 
     def after(self, unit: UnitId, module: Any, variables: State) -> State:
         """The variables after a module outside the walk (a loss) was called."""

@@ -2,7 +2,10 @@
 
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
+from typing import Any
 
+from fusekit.component import Layered, StackSpec
+from fusekit.config.tree import Path
 from fusekit.errors import ConfigError, Problem, nearest
 from fusekit.graph.graph import Graph, Locate
 from fusekit.graph.units import units
@@ -13,15 +16,17 @@ from fusekit.train.optimizer import matches
 
 def check_patterns(graph: Graph, locate: Locate | None = None) -> None:
     """Raises `ConfigError` for patterns that match no parameter, rules for no axis, names that no
-    layer gives, and parts that do not fit the weights that they are tied to.
+    layer gives, components that are not there, and parts that do not fit the weights that they are
+    tied to.
 
     Costs nothing where the config has none of these.
     """
     experiment = graph.experiment
     train, mesh = experiment.train, experiment.mesh
     problems: list[Problem] = [*check_remat(graph)]
+    problems += _components(graph)
     patterns = train.trainable or train.groups or mesh.params or mesh.activations
-    if not (patterns or experiment.parts or problems):
+    if not (patterns or mesh.components or experiment.parts or problems):
         return
     every = units(graph)
     if every.problems:
@@ -39,8 +44,11 @@ def check_patterns(graph: Graph, locate: Locate | None = None) -> None:
             problems += _unmatched(("train", "groups", name, "paths", number), pattern, paths)
     axes = {axis for t in every.templates.values() for names in t.axes.values() for axis in names}
     known = {*PARAMS, *(axis for axis in axes if axis)}
-    problems += _unknown("params", experiment.mesh.params, known)
-    problems += _unknown("activations", experiment.mesh.activations, {*ACTIVATIONS, "embed"})
+    tables: list[tuple[tuple[str, ...], Any]] = [(("mesh",), mesh)]
+    tables += [(("mesh", "components", name), own) for name, own in mesh.components.items()]
+    for path, rules in tables:
+        problems += _unknown((*path, "params"), rules.params, known)
+        problems += _unknown((*path, "activations"), rules.activations, {*ACTIVATIONS, "embed"})
     if problems:
         raise ConfigError(p.at(locate(p.path) if locate else None) for p in problems)
 
@@ -64,11 +72,29 @@ def _unmatched(
     )
 
 
-def _unknown(table: str, rules: Iterable[str], known: set[str]) -> Iterator[Problem]:
+def _components(graph: Graph) -> Iterator[Problem]:
+    """Components that are not declared, and layers of those that have none."""
+    nodes = {n.name: n for n in graph.nodes.values() if n.repeat is None and n.role != "modality"}
+    for name, own in graph.experiment.mesh.components.items():
+        path = ("mesh", "components", name)
+        if name not in nodes:
+            message, due = "there is no such component", "an encoder, a fusion or a head"
+            yield Problem(path, message, name, due, nearest(name, nodes))
+            continue
+        spec = nodes[name].spec
+        if own.remat is not None and not isinstance(spec, StackSpec):
+            message = f"{spec.type} has no layers that could be computed again"
+            yield Problem((*path, "remat"), message, own.remat, "remat: of a stack")
+        if own.layers is not None and not isinstance(spec, Layered):
+            message = f"{spec.type} has no layers"
+            yield Problem((*path, "layers"), message, own.layers, "layers: of a stack")
+
+
+def _unknown(path: Path, rules: Iterable[str], known: set[str]) -> Iterator[Problem]:
     for axis in rules:
         if axis not in known:
             yield Problem(
-                ("mesh", table, axis),
+                (*path, axis),
                 "no array has an axis of this name",
                 found=axis,
                 expected="one of " + ", ".join(sorted(known)),

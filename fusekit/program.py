@@ -8,7 +8,7 @@ A program compiles once per batch shape, whatever the presence pattern. The stat
 `step` is donated: use the one that comes out.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, Literal
@@ -20,12 +20,13 @@ from jaxtyping import Array
 
 from fusekit.batch import Batch, prepared
 from fusekit.component import LossSpec
+from fusekit.config.mesh import Layers
 from fusekit.context import DTYPES, Collector, Context, Mode
 from fusekit.coupling import coupled
 from fusekit.errors import ConfigError, DataError
 from fusekit.graph.graph import Graph
 from fusekit.graph.link import answering
-from fusekit.graph.node import Key
+from fusekit.graph.node import Key, root
 from fusekit.graph.packing import pack, unpack
 from fusekit.hosts.rows import placed
 from fusekit.layout import Layout
@@ -42,6 +43,16 @@ from fusekit.walk.values import State
 
 SCAN_FROM = 16
 """`layers: auto` scans runs of at least so many repeats."""
+LEAST: dict[str, int] = {"unroll": 0, "auto": SCAN_FROM, "scan": 2}
+
+
+def least_of(graph: Graph, layers: Layers | None) -> int | Callable[[str], int]:
+    """The least number of repeats that are scanned, by node where components say so themselves."""
+    mesh = graph.experiment.mesh
+    own = {name: one.layers for name, one in mesh.components.items() if one.layers is not None}
+    if layers is not None or not own:
+        return LEAST[layers or mesh.layers]
+    return lambda name: LEAST[own.get(root(graph.nodes, graph.nodes[name]).name, mesh.layers)]
 
 
 @dataclass(frozen=True)
@@ -61,7 +72,7 @@ class Program:
       replicas: how many seeds run side by side in one state.
       mode: how replicas run: `vmap` (one program), `loop` (one compiled step, one after another),
         or `auto`: what is expected to be faster.
-      layers: `scan`, `unroll` or `auto`, in place of the experiment's own choice.
+      layers: `scan`, `unroll` or `auto`, in place of all that the experiment's mesh says.
       after: what is done to the optimiser's updates last.
     """
 
@@ -73,7 +84,7 @@ class Program:
         steps: int = 1000,
         replicas: int = 1,
         mode: Literal["auto", "vmap", "loop"] | None = None,
-        layers: Literal["auto", "scan", "unroll"] | None = None,
+        layers: Layers | None = None,
         after: optax.GradientTransformation | None = None,
     ):
         experiment = graph.experiment
@@ -84,10 +95,9 @@ class Program:
         self.train = experiment.train
         self.dtype = DTYPES[self.train.compute]
         self.microbatches = experiment.mesh.microbatches
-        choice = layers or experiment.mesh.layers
         self.model = FusionModel(
             graph,
-            scan={"unroll": 0, "auto": SCAN_FROM, "scan": 2}[choice],
+            scan=least_of(graph, layers),
             apart=labeller(self.train),
         )
         check_patterns(graph)

@@ -17,6 +17,7 @@ import jax
 from fusekit.component import Remat, StackSpec
 from fusekit.errors import Problem, nearest
 from fusekit.graph.graph import Graph
+from fusekit.graph.node import root
 
 LEAST_KEPT: tuple[Remat, ...] = ("full", "offload", "names", "dots", "none")
 """In the order of what is kept on the device, least first."""
@@ -61,11 +62,13 @@ def least(found: Iterable[Remat]) -> Remat:
 
 
 def remat_of(graph: Graph, name: str) -> Remat:
-    """How a node's layers are computed again: as the node says, or else as the mesh does."""
-    spec = graph.nodes[name].spec
-    if not isinstance(spec, StackSpec):
+    """How a node's layers are computed again: as `mesh.components` says of it, or else as it says
+    itself, or else as the mesh does."""
+    node, mesh = root(graph.nodes, graph.nodes[name]), graph.experiment.mesh
+    if not isinstance(node.spec, StackSpec):
         return "none"
-    return spec.remat or graph.experiment.mesh.remat
+    own = mesh.components.get(node.name)
+    return (own and own.remat) or node.spec.remat or mesh.remat
 
 
 def saved(graph: Graph) -> tuple[str, ...]:
@@ -83,11 +86,16 @@ def check_remat(graph: Graph) -> Iterator[Problem]:
             message, close = "no layer names anything so", nearest(name, known)
             yield Problem(("mesh", "saved", number), message, name, due, close)
     for node in graph.nodes.values():
-        spec = node.spec
-        if isinstance(spec, StackSpec) and spec.remat in NAMED and not spec.remat_names:
-            message = f"the layers of {spec.type} name nothing that could be kept"
-            due = "one of none, full, dots"
-            yield Problem((*node.path, "remat"), message, spec.remat, due)
+        spec, own = node.spec, graph.experiment.mesh.components.get(node.name)
+        if node.repeat is not None or not isinstance(spec, StackSpec) or spec.remat_names:
+            continue
+        for path, remat in (
+            (node.path, spec.remat),
+            (("mesh", "components", node.name), own and own.remat),
+        ):
+            if remat in NAMED:
+                message = f"the layers of {spec.type} name nothing that could be kept"
+                yield Problem((*path, "remat"), message, remat, "one of none, full, dots")
 
 
 def _named(graph: Graph) -> set[str]:

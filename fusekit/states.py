@@ -76,7 +76,7 @@ class States:
             group, axes = self._axes(path)
             shape = leaf.shape[1:] if group.stacked else leaf.shape
             for name, _ in names_of(path, self.model.groups):
-                by_suffix[name,] = shape, self.layout.of_param(shape, axes)
+                by_suffix[name,] = shape, self._layout(group).of_param(shape, axes)
 
         def moment(path: Any, leaf: Any) -> Any:
             steps = tuple(step_name(s) for s in path)
@@ -98,9 +98,13 @@ class States:
     def _places(self, tree: State) -> Any:
         def place(path: Any, leaf: Any) -> Any:
             group, axes = self._axes(path)
-            return self.layout.of_param(leaf.shape, ("layers", *axes) if group.stacked else axes)
+            axes = ("layers", *axes) if group.stacked else axes
+            return self._layout(group).of_param(leaf.shape, axes)
 
         return jax.tree_util.tree_map_with_path(place, tree)
+
+    def _layout(self, group: Group) -> Layout:
+        return self.layout.of_node(group.units[0].node)
 
     def _axes(self, path: Any) -> tuple[Group, tuple[str | None, ...]]:
         """The group of a packed leaf, and the logical axes of one unit's array."""

@@ -231,7 +231,8 @@ def _takes(hint: words.Hint, value: Any) -> bool:
         return True
     if get_origin(annotation) is Literal:
         choices = get_args(annotation)
-        return any(value == choice and type(value) is type(choice) for choice in choices)
+        own = any(value == choice and type(value) is type(choice) for choice in choices)
+        return own or value is None  # whether null is due, pydantic knows
     if annotation in (int, float):
         return not isinstance(value, str | bool)
     return annotation is not bool or isinstance(value, bool)

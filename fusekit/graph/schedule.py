@@ -84,24 +84,36 @@ class Scan:
 Item = Event | Scan
 
 
-def schedule(events: Sequence[Event], *, alike: Alike, least: int) -> tuple[Item, ...]:
-    """Cuts the events into single events and scans of at least `least` repeats."""
+def schedule(
+    events: Sequence[Event], *, alike: Alike, least: Callable[[Event], int]
+) -> tuple[Item, ...]:
+    """Cuts the events into single events and scans of at least as many repeats as `least` says of
+    each event in them; 0: it is not scanned."""
     items: list[Item] = []
     at = 0
     while at < len(events):
-        found = _longest(events, at, alike, max(least, 2))
+        found = _longest(events, at, alike, least)
         items.append(found or events[at])
         at += len(found.repeats[0]) * found.count if found else 1
     return tuple(items)
 
 
-def _longest(events: Sequence[Event], at: int, alike: Alike, least: int) -> Scan | None:
+def _longest(
+    events: Sequence[Event], at: int, alike: Alike, least: Callable[[Event], int]
+) -> Scan | None:
     """The scan starting here that covers most events; of equals the one of shortest period."""
     best: Scan | None = None
     covered = 0
-    for period in range(1, min(LONGEST_PERIOD, (len(events) - at) // least) + 1):
+    due = 2
+    for period in range(1, min(LONGEST_PERIOD, (len(events) - at) // 2) + 1):
+        own = least(events[at + period - 1])
+        if own == 0:
+            break
+        due = max(due, own)
+        if at + due * period > len(events):
+            break
         count = _repeats(events, at, period, alike)
-        if count < least or count * period <= covered:
+        if count < due or count * period <= covered:
             continue
         repeats = tuple(
             tuple(events[at + i * period : at + (i + 1) * period]) for i in range(count)

@@ -67,9 +67,8 @@ class Held:
 
 def held(graph: Graph, sizes: Mapping[str, int]) -> Held:
     """What devices of a mesh hold of a graph."""
-    mesh = graph.experiment.mesh
     over = {axis: sizes.get(axis, 1) for axis in AXES}
-    layout = abstract_layout(over, mesh.params, mesh.activations)
+    layout = abstract_layout(over, **graph.experiment.mesh.rules())
     states, found = Program(graph, layout=layout).states, defaultdict[frozenset[str], float](float)
     leaves, places = (jax.tree.leaves(t.params) for t in (states.abstract, states.shardings))
     for leaf, place in zip(leaves, places, strict=True):

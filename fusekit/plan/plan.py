@@ -8,8 +8,13 @@ from typing import Any, Literal
 from fusekit.config.spec import Experiment
 from fusekit.errors import FusekitError, LayoutError
 from fusekit.graph import Graph, resolve
+<<<<<<< HEAD
 from fusekit.layout import AXES, Layout
 from fusekit.plan.analytic import analytic
+=======
+from fusekit.layout import AXES, Layout, filled
+from fusekit.plan.analytic import analytic, traced_step
+>>>>>>> layouts
 from fusekit.plan.cache import Cache
 from fusekit.plan.compiled import Measure, measure
 from fusekit.plan.compilers import NoCompilerError, devices
@@ -91,9 +96,7 @@ def sizes_of(experiment: Experiment, topology: Topology) -> dict[str, int]:
     sizes = {axis: getattr(mesh, axis) for axis in AXES}
     if prod(sizes.values()) == 1:
         sizes["data"] = -1
-    rest = prod(size for size in sizes.values() if size != -1)
-    if sizes["data"] == -1 and topology.devices % rest == 0:
-        sizes["data"] = topology.devices // rest
+    sizes = filled(sizes, topology.devices, topology.block)
     if prod(sizes.values()) != topology.devices:
         shown = " x ".join(f"{axis} {size}" for axis, size in sizes.items() if size != 1)
         raise LayoutError(
@@ -181,8 +184,7 @@ def pricer(
         sizes,
         devices=devices(topology),
         slices=mesh.slices,
-        params=mesh.params,
-        activations=mesh.activations,
+        **mesh.rules(),
     )
 
     def compiled(one: Graph, layers: Layers) -> Measure:

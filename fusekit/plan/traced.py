@@ -47,11 +47,12 @@ class Traced:
 
 
 def abstract_layout(
-    sizes: Mapping[str, int], params: Any = None, activations: Any = None
+    sizes: Mapping[str, int], params: Any = None, activations: Any = None, components: Any = None
 ) -> Layout:
     """A layout over devices that nobody has named."""
     mesh: Any = AbstractMesh(tuple(sizes.get(axis, 1) for axis in AXES), AXES)
-    return Layout(mesh, {**PARAMS, **(params or {})}, {**ACTIVATIONS, **(activations or {})})
+    params, activations = {**PARAMS, **(params or {})}, {**ACTIVATIONS, **(activations or {})}
+    return Layout(mesh, params, activations, components or {})
 
 
 def flops_of(graph: Graph, batch: int) -> dict[str, float]:
@@ -98,8 +99,7 @@ def _objective(graph: Graph, rows: int) -> tuple[Any, tuple[Any, ...]]:
 
 def _tags(graph: Graph, axis: str, count: int) -> list[Tag]:
     """Which axes of the parameters a mesh axis cuts; of all else none."""
-    mesh = graph.experiment.mesh
-    layout = abstract_layout({axis: 2}, mesh.params, mesh.activations)
+    layout = abstract_layout({axis: 2}, **graph.experiment.mesh.rules())
     places = jax.tree.leaves(Program(graph, layers="scan", layout=layout).states.shardings.params)
     tags = [
         Tag(frozenset(n for n, part in enumerate(p.spec) if axis in named((part,)))) for p in places

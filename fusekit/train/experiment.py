@@ -314,7 +314,7 @@ def layout_of(experiment: Experiment) -> Layout:
     """The layout that the experiment's `mesh` declares. Raises `LayoutError`."""
     mesh = experiment.mesh
     sizes = {axis: getattr(mesh, axis) for axis in AXES}
-    layout = Layout.of(sizes, slices=mesh.slices, params=mesh.params, activations=mesh.activations)
+    layout = Layout.of(sizes, slices=mesh.slices, **mesh.rules())
     check_hosts(layout)
     return layout
 

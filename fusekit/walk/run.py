@@ -141,7 +141,10 @@ class Run:
 
     def _module(self, unit: UnitId, state_of: Any) -> Any:
         found = state_of(unit)
-        return merged(found[0], found[1], found[2], self.context) if found else None
+        if found is None:
+            return None
+        template, params, variables = found
+        return merged(template, params, variables, unit.node, self.context)
 
     def _keep(self, unit: UnitId, module: Any, state_of: Any) -> None:
         """Keeps a module's variables as they stand after a call."""
@@ -158,7 +161,7 @@ class Run:
         out = module(inputs, context=context.at(event.node, index))
         self._keep(unit, module, state_of)
         out = described(out, self.model.graph.signatures[event.gives[0]])
-        return (finished(out, context),)
+        return (finished(out, event.node, context),)
 
     _start = _call
 
@@ -168,10 +171,10 @@ class Run:
         unit = UnitId(event.node, END)
         module = self._module(unit, state_of)
         if module is None:
-            return (finished(inputs["stream"], context),)
+            return (finished(inputs["stream"], event.node, context),)
         out = module(inputs["stream"], context=context.at(unit.path))
         self._keep(unit, module, state_of)
-        return (finished(out, context),)
+        return (finished(out, event.node, context),)
 
     def _layer(
         self, event: Event, index: Any, inputs: dict[str, Any], state_of: Any, context: Context
@@ -184,7 +187,7 @@ class Run:
         out = module(inputs["stream"], edits, context=at)
         self._keep(unit, module, state_of)
         stream = in_dtype(out.stream, inputs["stream"])
-        out = LayerOutput(constrained(stream, context), out.extras)
+        out = LayerOutput(constrained(stream, event.node, context), out.extras)
         return (out if edits.all else out.stream,)
 
     def _operator(self, event: Event, state_of: Any) -> tuple[UnitId, Any]:

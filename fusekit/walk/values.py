@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from fusekit.context import Context
-from fusekit.graph.node import Event, Key
+from fusekit.graph.node import BATCH, Event, Key
 from fusekit.graph.units import Template, Tree
 from fusekit.stream import Signature, Stream
 
@@ -31,10 +31,10 @@ def keep_rows(values: Array, valid: Array) -> Array:
     return jnp.where(full, values, jnp.zeros((), values.dtype))
 
 
-def merged(template: Template, params: Tree, variables: Tree, context: Context) -> Any:
+def merged(template: Template, params: Tree, variables: Tree, node: str, context: Context) -> Any:
     """A unit's module, its parameters gathered for use if a mesh stores them in parts."""
     if context.layout is not None:
-        params = context.layout.gathered(params, template.axes)
+        params = context.layout.of_node(node).gathered(params, template.axes)
     return template.merge(params, variables)
 
 
@@ -45,9 +45,13 @@ def described(out: Any, signature: Any) -> Any:
     return out.with_(spans=signature.spans, grid=signature.grid)
 
 
-def finished(out: Any, context: Context) -> Any:
+def finished(out: Any, node: str, context: Context) -> Any:
     """What a node gives: zeros where padded or absent, sharded by the activation rules."""
-    return jax.tree.map(lambda stream: constrained(stream, context), cleaned(out), is_leaf=_whole)
+
+    def one(stream: Stream) -> Stream:
+        return constrained(stream, node, context)
+
+    return jax.tree.map(one, cleaned(out), is_leaf=_whole)
 
 
 def cleaned(out: Any) -> Any:
@@ -59,9 +63,10 @@ def _whole(part: Any) -> bool:
     return isinstance(part, Stream)
 
 
-def constrained(stream: Stream, context: Context) -> Stream:
-    """The stream, annotated for the mesh if there is one."""
-    return stream if context.layout is None else context.layout.constrain(stream)
+def constrained(stream: Stream, node: str, context: Context) -> Stream:
+    """A node's stream, annotated for the mesh if there is one."""
+    layout = context.layout
+    return stream if layout is None else layout.of_node(node).constrain(stream)
 
 
 def like(value: Any, before: Any, node: str) -> Any:
@@ -91,4 +96,4 @@ def entered(stream: Stream, signature: Signature, valid: Stream | None, context:
     ).clean()
     if signature.dtype == "float" and signature.kind != "table":
         clean = clean.with_(values=clean.values.astype(context.dtype))
-    return constrained(clean, context)
+    return constrained(clean, BATCH, context)

@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 
 import fusekit
+from fusekit.batch import blank
 from fusekit.errors import ConfigError
 from fusekit.jaxprs import equations
 from fusekit.layout import Layout
+from fusekit.plan.compilers import devices
 from fusekit.program import Program
 from fusekit.stream import Stream
+from fusekit_tpu.topology import Topology
 from tests.support.training import assert_close, trained
 
 WIDTH, LENGTH, ROWS = 8, 5, 8
@@ -79,6 +82,15 @@ def test_on_a_mesh(remat, plain):
     layout = Layout.of({"data": 2, "fsdp": 2, "tensor": 2})
     found = trained(Program(graph({"remat": remat}, dropout=0.1), layout=layout), [batch()])
     assert_close(found[0], plain[0], atol=5e-6)
+
+
+def test_together_with_microbatches():
+    layout = Layout.of({"data": 2, "fsdp": 2, "tensor": 2})
+    mesh = {"remat": "names", "microbatches": 2}
+    one = trained(Program(graph()), [batch()])
+    other = trained(Program(graph(mesh), layout=layout, layers="scan"), [batch()])
+    assert_close(other[0], one[0], atol=5e-6)
+    assert_close(other[1][0], one[1][0], atol=1e-6, rtol=1e-5)
 
 
 def traced(mesh=None, layers="unroll", **stack):
@@ -192,3 +204,25 @@ def test_a_stack_without_names_cannot_keep_them():
     (problem,) = error.value.problems
     assert problem.path == ("encoders", "a", "remat")
     assert "full" in problem.expected
+
+
+@pytest.mark.slow
+def test_offloading_compiles_for_a_tpu_and_takes_room_on_the_host():
+    """Named activations of eight layers lie in the memory of the host, none do otherwise."""
+    pytest.importorskip("libtpu")
+    topology = Topology.parse("v5e:2x2")
+    layout = Layout.of({"data": 2, "fsdp": 2}, devices=devices(topology))
+    found = {}
+    for remat in ("names", "offload"):
+        program = Program(graph({"remat": remat}, depth=8), layout=layout, layers="scan")
+        given = program.states.abstract, blank(program.model, ROWS)
+        places = program.states.shardings, jax.tree.map(layout.batch, given[1])
+        state, rows = jax.tree.map(
+            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+            given,
+            places,
+        )
+        found[remat] = program.compiled_step.lower(state, rows).compile().memory_analysis()
+    assert found["names"].host_temp_size_in_bytes == 0
+    floats = 8 * (ROWS // 4) * LENGTH * (MLP + 4 * WIDTH)
+    assert found["offload"].host_temp_size_in_bytes >= 4 * floats

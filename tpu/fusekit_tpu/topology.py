@@ -84,6 +84,12 @@ class Topology:
         return self.chips * self.chip.devices
 
     @property
+    def block(self) -> int:
+        """Devices that fast links join: those of a slice, or of a machine of GPUs."""
+        parts = self.hosts if self.chip.platform == "cuda" else self.slices
+        return self.devices // parts
+
+    @property
     def chips_per_host(self) -> int:
         """Of one machine, which runs one process unless its launcher starts more."""
         if self.chip.platform == "cuda":

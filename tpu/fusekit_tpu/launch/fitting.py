@@ -6,7 +6,7 @@ from typing import get_args
 from fusekit.config.mesh import Axis
 from fusekit.config.spec import Experiment
 from fusekit.config.stages import staged
-from fusekit.errors import ConfigError, Problem
+from fusekit.errors import ConfigError, LayoutError, Problem
 from fusekit_tpu.topology import Topology
 
 AXES: tuple[str, ...] = get_args(Axis)
@@ -18,11 +18,16 @@ def sized(experiment: Experiment, topology: Topology) -> dict[str, int]:
     Raises `ConfigError` if the mesh has another number of devices than the topology, or its slices
     do not divide the axis that is to cross them.
     """
+    from fusekit.layout import filled
+
     named = {a: getattr(experiment.mesh, a) for a in AXES if getattr(experiment.mesh, a) != 1}
     fixed = prod(size for size in named.values() if size != -1)
     rest = [axis for axis, size in named.items() if size == -1]
-    sizes = named | dict.fromkeys(rest, topology.devices // fixed)
-    if prod(sizes.values()) == topology.devices:
+    try:
+        sizes = filled(named, topology.devices, topology.block)
+    except LayoutError:
+        sizes = None
+    if sizes is not None and prod(sizes.values()) == topology.devices:
         _check_slices(experiment.mesh.slices, sizes, topology.slices)
         return sizes
     said = " x ".join(f"{a} {'the rest' if s == -1 else s}" for a, s in named.items()) or "1"
