@@ -102,7 +102,9 @@ def analytic(
     rows = sum(size / on.per(kind) for kind, size in traced.kept_of.items() if kind.rows)
     copies = sum(size / on.per(kind) for kind, size in traced.kept_of.items() if not kind.rows)
     work, again = traced.work["tensor"], 1 + (parts > 1)
-    turn = sum(size / on.per(kind) / (parts if kind.rows else 1) for kind, size in work.turn.items())
+    turn = sum(
+        size / on.per(kind) / (parts if kind.rows else 1) for kind, size in work.turn.items()
+    )
     passing = OPTIMISER * on.state + KEPT[layers] * (rows + parts * copies)
     passing += ADDED * parts * own if parts > 1 else 0
     moved = sum(size for one in work.products for size in _moved(one.bytes, on.per, parts))

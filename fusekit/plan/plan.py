@@ -8,13 +8,8 @@ from typing import Any, Literal
 from fusekit.config.spec import Experiment
 from fusekit.errors import FusekitError, LayoutError
 from fusekit.graph import Graph, resolve
-<<<<<<< HEAD
-from fusekit.layout import AXES, Layout
-from fusekit.plan.analytic import analytic
-=======
 from fusekit.layout import AXES, Layout, filled
-from fusekit.plan.analytic import analytic, traced_step
->>>>>>> layouts
+from fusekit.plan.analytic import analytic
 from fusekit.plan.cache import Cache
 from fusekit.plan.compiled import Measure, measure
 from fusekit.plan.compilers import NoCompilerError, devices

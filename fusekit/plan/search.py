@@ -1,59 +1,25 @@
-"""Which mesh to take: many are priced by formulas, few are compiled, the choice is explained."""
+"""Which layout to take: many are priced by formulas, few are compiled, the choice is explained."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from math import prod
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
-from fusekit.component import StackSpec
-from fusekit.config.frozen import FrozenDict
 from fusekit.config.spec import Experiment
-from fusekit.errors import FusekitError
-from fusekit.graph import Graph, resolve
-from fusekit.graph.units import templates
-from fusekit.layout import AXES
-from fusekit.plan.analytic import analytic
+from fusekit.graph import resolve
 from fusekit.plan.cache import Cache
-from fusekit.plan.compiled import CompilationError, Measure
+from fusekit.plan.candidates import Candidate, price_all, remade
+from fusekit.plan.compiled import CompilationError
 from fusekit.plan.plan import Priced, Say, pricer
+from fusekit.plan.shorten import runs_of
 from fusekit.plan.times import limit, times
-from fusekit.plan.traced import Traced, traced_step
 from fusekit_tpu.topology import Topology
 
 FINALISTS = 4
-WIDEST = 16
-"""The largest `tensor` axis that is tried: sums over it are in every layer."""
-ROOM = 1.25
-"""How far beyond the limit a layout may be by formulas and still be compiled: they err."""
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One way to run a step.
-
-    Args:
-      sizes: of mesh axes.
-      remat: whether every stack computes its layers again in the backward pass.
-      cost: by formulas.
-      seconds: of a step, by formulas: the middle of the range.
-      compiled: what the compiler said; `None` if it was not asked.
-    """
-
-    sizes: Mapping[str, int]
-    remat: bool
-    cost: Measure
-    seconds: float
-    compiled: Priced | None = None
-
-    def __str__(self) -> str:
-        mesh = " x ".join(f"{axis} {size}" for axis, size in self.sizes.items() if size > 1)
-        return (mesh or "one device") + (", remat" if self.remat else "")
-
-    @property
-    def estimate(self) -> float:
-        """Seconds of a step as well as they are known."""
-        if self.compiled is None:
-            return self.seconds
-        return (self.compiled.times.shortest + self.compiled.times.longest) / 2
+"""Compilations at most. A program that runs its layers one by one takes two, of short forms."""
+ROOM = 1.05
+"""How far beyond the limit a layout may be by formulas and still be compiled: they err. What
+compilations have shown by then is reckoned in."""
+Layers = Literal["scan", "unroll"]
 
 
 @dataclass(frozen=True)
@@ -63,12 +29,23 @@ class Found:
     Args:
       best: `None` if nothing that was compiled fits.
       tried: those that were compiled, best first.
-      rest: those that were not, best first.
+      rest: those that were not, best first by formulas.
+      why: lines that explain the choice.
     """
 
     best: Candidate | None
     tried: tuple[Candidate, ...]
     rest: tuple[Candidate, ...]
+    why: tuple[str, ...] = ()
+
+    def plain(self) -> dict[str, Any]:
+        """For a file."""
+        return {
+            "best": None if self.best is None else _plain(self.best),
+            "tried": [_plain(one) for one in self.tried],
+            "rest": [_plain(one) for one in self.rest],
+            "why": list(self.why),
+        }
 
 
 def search(
@@ -79,113 +56,119 @@ def search(
     say: Say = lambda text: None,
     cache: Cache | None = None,
 ) -> Found:
-    """Looks for the layout of one stage with the shortest step among those that fit.
+    """Looks for the layout of one stage with the shortest step among those that fit: over meshes,
+    remat, microbatches, and layers in a loop or one by one.
 
     Args:
       experiment: of one stage.
       topology: to run on.
-      finalists: how many layouts are compiled at most.
+      finalists: how many compilations there may be.
       say: is told what goes on.
       cache: of earlier compilations.
 
     Raises:
       FusekitError: no mesh divides the batch.
+      NoCompilerError: there is no compiler for the topology.
     """
-    candidates = list(candidates_of(experiment, topology, say))
-    if not candidates:
-        rows, count = experiment.train.batch, topology.devices
-        raise FusekitError(f"a batch of {rows} divides over no mesh of {count} devices")
-    most = limit(topology) * ROOM
-    near = [one for one in candidates if one.cost.peak <= most]
-    order = sorted(near, key=lambda one: one.seconds)
-    order += sorted((c for c in candidates if c not in near), key=lambda one: one.cost.peak)
-    tried: list[Candidate] = []
-    for one in order[:finalists]:
+    first, other = _ways(experiment)
+    waiting = price_all(experiment, topology, first, say)
+    order, tried = list(waiting), list[Candidate]()
+    room, last = limit(topology), 2 if first == "unroll" else 1
+    spare = 2 if other else 0
+    left, err = finalists, 1.0
+    while waiting and left >= last and (left - last >= spare or _best(tried) is None):
+        one = _next(waiting, room, err)
+        if one is None:
+            break
+        waiting.remove(one)
         say(f"compiling {one}")
+        left -= last
         priced = _compiled(experiment, topology, one, say, cache)
-        if priced is not None:
-            tried.append(Candidate(one.sizes, one.remat, one.cost, one.seconds, priced))
-    tried.sort(key=lambda one: (not (one.compiled and one.compiled.fits), one.estimate))
-    best = next((one for one in tried if one.compiled and one.compiled.fits), None)
-    return Found(best, tuple(tried), tuple(order[finalists:]))
-
-
-def candidates_of(
-    experiment: Experiment, topology: Topology, say: Say = lambda text: None
-) -> Iterator[Candidate]:
-    """Every mesh of the topology over which the batch divides, with and without remat."""
-    batch = experiment.train.batch
-    for remat in (False, True) if stacks(experiment) else (False,):
-        graph = resolve(remade(experiment, remat))
-        say(f"tracing the step{', layers computed again' if remat else ''}")
-        traced = traced_step(graph, batch)
-        for sizes in meshes(graph, topology):
-            if batch % prod(sizes[axis] for axis in ("data", "fsdp", "expert")):
-                continue
-            yield candidate(graph, traced, topology, sizes, remat)
-
-
-def candidate(
-    graph: Graph, traced: Traced, topology: Topology, sizes: Mapping[str, int], remat: bool
-) -> Candidate:
-    """One layout, priced by formulas."""
-    cost = analytic(graph, traced, sizes, topology)
-    took = times(cost, topology)
-    return Candidate(sizes, remat, cost, (took.shortest + took.longest) / 2)
-
-
-def meshes(graph: Graph, topology: Topology) -> Iterator[dict[str, int]]:
-    """Sizes of `data`, `fsdp`, `tensor` and, where there are experts, `expert`."""
-    axes = {
-        axis for one in templates(graph).values() for leaf in one.axes.values() for axis in leaf
-    }
-    crossing = graph.experiment.mesh.slices
-    for data, fsdp, tensor, expert in _quarters(topology.devices):
-        if tensor > WIDEST or (expert > 1 and "expert" not in axes):
+        if priced is None:
             continue
-        sizes = {**dict.fromkeys(AXES, 1), "data": data, "fsdp": fsdp}
-        sizes |= {"tensor": tensor, "expert": expert}
-        if sizes[crossing] % topology.slices == 0:
-            yield sizes
+        tried.append(replace(one, compiled=priced))
+        err = max(err, priced.cost.peak / one.cost.peak / ROOM) if not priced.fits else err
+    best = _best(tried)
+    if other and best is not None and left >= 2:
+        again = replace(best, layers=other, compiled=None)
+        say(f"compiling {again}")
+        priced = _compiled(experiment, topology, again, say, cache)
+        tried += [replace(again, compiled=priced)] if priced else []
+    tried.sort(key=lambda one: (not (one.compiled and one.compiled.fits), one.estimate))
+    return Found(_best(tried), tuple(tried), tuple(waiting), _why(order, _best(tried), topology))
 
 
-def _quarters(count: int) -> Iterator[tuple[int, int, int, int]]:
-    """All ways to write a number as a product of four."""
-    divisors = [n for n in range(1, count + 1) if count % n == 0]
-    for a in divisors:
-        for b in (n for n in divisors if count // a % n == 0):
-            for c in (n for n in divisors if count // a // b % n == 0):
-                yield a, b, c, count // a // b // c
+def _ways(experiment: Experiment) -> tuple[Layers, Layers | None]:
+    """How layers run in what is tried first, and then, where the experiment leaves it open and it
+    makes another program, in the best of that."""
+    choice = experiment.mesh.layers
+    if choice != "auto":
+        return choice, None
+    return "scan", "unroll" if runs_of(resolve(experiment)) else None
 
 
-def stacks(experiment: Experiment) -> list[str]:
-    """Encoders whose layers can be computed again and are not yet."""
-    return [
-        name
-        for name, spec in experiment.encoders.items()
-        if isinstance(spec, StackSpec) and (spec.remat or experiment.mesh.remat) == "none"
-    ]
+def _next(waiting: list[Candidate], room: float, err: float) -> Candidate | None:
+    """The fastest that may fit; if none may, the smallest."""
+    fitting = (one for one in waiting if one.cost.peak * err <= room * ROOM)
+    return next(fitting, min(waiting, key=lambda one: one.cost.peak, default=None))
 
 
-def remade(experiment: Experiment, remat: bool) -> Experiment:
-    """The experiment, with every stack computing its layers again."""
-    if not remat:
-        return experiment
-    encoders = dict(experiment.encoders)
-    for name in stacks(experiment):
-        encoders[name] = encoders[name].model_copy(update={"remat": "full"})
-    return experiment.model_copy(update={"encoders": FrozenDict(encoders)})
+def _best(tried: list[Candidate]) -> Candidate | None:
+    fitting = [one for one in tried if one.compiled and one.compiled.fits]
+    return min(fitting, key=lambda one: one.estimate, default=None)
 
 
 def _compiled(
     experiment: Experiment, topology: Topology, one: Candidate, say: Say, cache: Cache | None
 ) -> Priced | None:
     """What the compiler says of a candidate; `None` if it refuses it."""
-    graph = resolve(remade(experiment, one.remat))
-    mesh = experiment.mesh.layers
+    graph = resolve(remade(experiment, one.remat, one.microbatches, one.sizes))
     try:
-        price = pricer(graph, topology, one.sizes, say=say, cache=cache)
-        return price("unroll" if mesh == "unroll" else "scan")
+        return pricer(graph, topology, one.sizes, say=say, cache=cache)(one.layers)
     except CompilationError as error:
         say(f"{one}: {error}")
         return None
+
+
+def _why(order: list[Candidate], best: Candidate | None, topology: Topology) -> tuple[str, ...]:
+    """What the choice is, what bounds it, and what faster ones lack."""
+    room = limit(topology)
+    large = [one for one in order if one.cost.peak > room * ROOM]
+    lines: list[str] = []
+    if large:
+        lines.append(
+            f"{len(large)} of {len(order)} have no room by formulas; the fastest of these, "
+            f"{large[0]}, needs {large[0].cost.peak / 2**30:.1f} of {room / 2**30:.1f} GiB"
+        )
+    if best is None or best.compiled is None:
+        return tuple(lines)
+    lines.append(f"the choice waits most for {best.compiled.times.bound}")
+    plain = next(
+        (o for o in order if o.microbatches == 1 and o.sizes["data"] == topology.devices), None
+    )
+    if plain is not None and plain.sizes != best.sizes:
+        took = times(plain.cost, topology)
+        fits = "has room" if plain.cost.peak <= room else "has no room"
+        lines.append(
+            f"data parallelism alone {fits} by formulas ({plain.cost.peak / 2**30:.1f} GiB) and "
+            f"takes {1e3 * (took.shortest + took.longest) / 2:.3g} ms"
+        )
+    mesh = ", ".join(f"{name}: {value}" for name, value in best.mesh.items())
+    return (*lines, f"to take it: mesh: {{{mesh}}}")
+
+
+def _plain(one: Candidate) -> dict[str, Any]:
+    found: dict[str, Any] = {"mesh": one.mesh, "formulas": _cost(one.cost), "seconds": one.seconds}
+    if one.compiled is not None:
+        found["compiled"] = {**asdict(one.compiled), "cost": _cost(one.compiled.cost)}
+        found["seconds"] = one.estimate
+    return found
+
+
+def _cost(cost: Any) -> dict[str, Any]:
+    """A measure whose keys are texts."""
+    found = asdict(cost)
+    for name in ("ici", "dcn"):
+        sent: Mapping[Any, float] = found[name]
+        found[name] = {" ".join(axes): size for axes, size in sent.items()}
+    return found
