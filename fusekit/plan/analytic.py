@@ -19,7 +19,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 
@@ -34,8 +34,8 @@ from fusekit_tpu.topology import Topology
 CUT_ROWS = ("data", "fsdp", "expert", "sequence")
 VECTOR = {"tpu": 1 / 128, "cuda": 1 / 15}
 """Rate of operations on elements, of that of products. A TPU begins one on 8 x 128 elements each
-cycle (it has units for four, which its compiler's schedules seldom fill): v5e 1.5 of 197 T a second.
-An H100 has 67 of 989 T."""
+cycle (it has units for four, which its compiler's schedules seldom fill): v5e 1.5 T of 197 T a
+second. An H100 has 67 T of 989 T."""
 OPTIMISER = 3
 """Times that the bytes of the state pass in an update: read, written, and gradients with these."""
 KEPT = {"scan": 3, "unroll": 2}

@@ -9,9 +9,10 @@ from fusekit.graph import resolve
 from fusekit.plan.cache import Cache
 from fusekit.plan.candidates import Candidate, price_all, remade
 from fusekit.plan.compiled import CompilationError
+from fusekit.plan.compilers import NoCompilerError, devices
 from fusekit.plan.plan import Priced, Say, pricer
 from fusekit.plan.shorten import runs_of
-from fusekit.plan.times import limit, times
+from fusekit.plan.times import fits, limit, times
 from fusekit_tpu.topology import Topology
 
 FINALISTS = 4
@@ -62,17 +63,20 @@ def search(
     Args:
       experiment: of one stage.
       topology: to run on.
-      finalists: how many compilations there may be.
+      finalists: how many compilations there may be; without a compiler formulas decide.
       say: is told what goes on.
       cache: of earlier compilations.
 
     Raises:
       FusekitError: no mesh divides the batch.
-      NoCompilerError: there is no compiler for the topology.
     """
     first, other = _ways(experiment)
     waiting = price_all(experiment, topology, first, say)
     order, tried = list(waiting), list[Candidate]()
+    try:
+        devices(topology)
+    except NoCompilerError as error:
+        return _by_formulas(order, topology, str(error))
     room, last = limit(topology), 2 if first == "unroll" else 1
     spare = 2 if other else 0
     left, err = finalists, 1.0
@@ -96,6 +100,14 @@ def search(
         tried += [replace(again, compiled=priced)] if priced else []
     tried.sort(key=lambda one: (not (one.compiled and one.compiled.fits), one.estimate))
     return Found(_best(tried), tuple(tried), tuple(waiting), _why(order, _best(tried), topology))
+
+
+def _by_formulas(order: list[Candidate], topology: Topology, reason: str) -> Found:
+    """The fastest with some room to spare."""
+    best = next((one for one in order if fits(one.cost, topology)), None)
+    rest = tuple(one for one in order if one is not best)
+    why = _why(order, best, topology)
+    return Found(best, (), rest, (f"by formulas alone: {reason}", *why))
 
 
 def _ways(experiment: Experiment) -> tuple[Layers, Layers | None]:
@@ -140,18 +152,17 @@ def _why(order: list[Candidate], best: Candidate | None, topology: Topology) -> 
             f"{len(large)} of {len(order)} have no room by formulas; the fastest of these, "
             f"{large[0]}, needs {large[0].cost.peak / 2**30:.1f} of {room / 2**30:.1f} GiB"
         )
-    if best is None or best.compiled is None:
+    if best is None:
         return tuple(lines)
-    lines.append(f"the choice waits most for {best.compiled.times.bound}")
-    plain = next(
-        (o for o in order if o.microbatches == 1 and o.sizes["data"] == topology.devices), None
-    )
+    took = best.compiled.times if best.compiled else times(best.cost, topology)
+    lines.append(f"the choice waits most for {took.bound}")
+    alone = (one for one in order if one.sizes["data"] == topology.devices)
+    plain = next((one for one in alone if one.microbatches == 1 and one.remat == "none"), None)
     if plain is not None and plain.sizes != best.sizes:
-        took = times(plain.cost, topology)
-        fits = "has room" if plain.cost.peak <= room else "has no room"
+        word = "has room" if plain.cost.peak <= room else "has no room"
         lines.append(
-            f"data parallelism alone {fits} by formulas ({plain.cost.peak / 2**30:.1f} GiB) and "
-            f"takes {1e3 * (took.shortest + took.longest) / 2:.3g} ms"
+            f"data parallelism alone {word} by formulas ({plain.cost.peak / 2**30:.1f} GiB) and "
+            f"takes {1e3 * plain.seconds:.3g} ms"
         )
     mesh = ", ".join(f"{name}: {value}" for name, value in best.mesh.items())
     return (*lines, f"to take it: mesh: {{{mesh}}}")

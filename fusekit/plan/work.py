@@ -198,7 +198,7 @@ def _follow(equation: Any, given: list[Tag]) -> Tag:
             return Tag(_reshaped(equation.invars[0].aval.shape, shape, first.split))
         case "squeeze":
             return Tag(_without(first.split, params["dimensions"]))
-        case name if name.startswith(("reduce_", "arg")):
+        case _ if "axes" in params:
             return Tag(_without(first.split, params["axes"]))
     split: frozenset[int] = frozenset()
     for var, tag in zip(equation.invars, given, strict=True):
