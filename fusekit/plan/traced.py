@@ -76,7 +76,7 @@ def traced_step(graph: Graph, batch: int) -> Traced:
     for axis, one in work.items():
         one.walk(step, _tags(graph, axis, len(step.invars)))
     return Traced(
-        flops_of(graph, batch),
+        dict(work["tensor"].flops_of),
         _kept(before, _tags(graph, "tensor", len(before.invars)), batch),
         float(sum(size_of(leaf) for leaf in jax.tree.leaves(given[0]))),
         2 if train.compute == "bfloat16" else 4,

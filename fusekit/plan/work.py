@@ -14,7 +14,7 @@ from math import prod
 from typing import Any, NamedTuple
 
 from fusekit.jaxprs import inner_jaxprs
-from fusekit.report.flops import own
+from fusekit.report.flops import own, owner_of
 
 ROWS = 10007
 """Prime."""
@@ -61,6 +61,7 @@ class Work:
 
     Args:
       batch: rows.
+      flops_of: of all operations, by node.
       products: all of them.
       vector: operations on elements, outside of products.
       summed: bytes that `tensor` sums, by whether they have rows.
@@ -69,6 +70,7 @@ class Work:
     """
 
     batch: int
+    flops_of: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     products: list[Product] = field(default_factory=list)
     vector: defaultdict[Kind, float] = field(default_factory=lambda: defaultdict(float))
     summed: defaultdict[bool, float] = field(default_factory=lambda: defaultdict(float))
@@ -96,7 +98,9 @@ class Work:
             found[kind] += size
         return found
 
-    def walk(self, jaxpr: Any, tags: Sequence[Tag], times: float = 1.0) -> list[Tag]:
+    def walk(
+        self, jaxpr: Any, tags: Sequence[Tag], times: float = 1.0, name: str = ""
+    ) -> list[Tag]:
         """Adds up what a jaxpr does so many times; gives the tags of what it gives."""
         known: dict[int, Tag] = {id(v): t for v, t in zip(jaxpr.invars, tags, strict=True)}
         for equation in jaxpr.eqns:
@@ -109,26 +113,28 @@ class Work:
                     rows = self.kind(var.aval, WHOLE).rows
                     self.summed[rows] += times * self.bytes(var.aval)
                     known[id(var)] = given[n] = Tag(given[n].split)
-            found = self._equation(equation, given, times)
+            found = self._equation(equation, given, times, owner_of(equation, name))
             known.update({id(v): t for v, t in zip(equation.outvars, found, strict=True)})
         return [known.get(id(var), WHOLE) for var in jaxpr.outvars]
 
-    def _equation(self, equation: Any, given: list[Tag], times: float) -> list[Tag]:
+    def _equation(self, equation: Any, given: list[Tag], times: float, name: str) -> list[Tag]:
         inner = inner_of(equation)
         if inner is None:
             (found, *rest) = [_follow(equation, given)] * max(len(equation.outvars), 1)
-            self._count(equation, given, found, times)
+            self._count(equation, given, found, times, name)
             return [found, *rest][: len(equation.outvars)]
         if equation.primitive.name == "scan":
-            return self._scan(equation, inner, given, times)
+            return self._scan(equation, inner, given, times, name)
         if equation.primitive.name == "cond":
             given = given[1:]
         if len(inner.invars) != len(given) or len(inner.outvars) != len(equation.outvars):
-            self.walk(inner, [WHOLE] * len(inner.invars), times)
+            self.walk(inner, [WHOLE] * len(inner.invars), times, name)
             return [WHOLE] * len(equation.outvars)
-        return self.walk(inner, given, times)
+        return self.walk(inner, given, times, name)
 
-    def _scan(self, equation: Any, inner: Any, given: list[Tag], times: float) -> list[Tag]:
+    def _scan(
+        self, equation: Any, inner: Any, given: list[Tag], times: float, name: str
+    ) -> list[Tag]:
         consts, carries = equation.params["num_consts"], equation.params["num_carry"]
         xs = [Tag(frozenset(n - 1 for n in tag.split)) for tag in given[consts + carries :]]
         start = [Tag(tag.split) for tag in given[: consts + carries]]
@@ -137,12 +143,13 @@ class Work:
         self.turn = max(self.turn, once.made(), key=lambda made: sum(made.values()))
         carried = [Tag(a.split | b.split) for a, b in zip(start[consts:], turned, strict=True)]
         turns = times * equation.params["length"]
-        found = self.walk(inner, [*start[:consts], *carried, *xs], turns)
+        found = self.walk(inner, [*start[:consts], *carried, *xs], turns, name)
         ys = [Tag(frozenset(n + 1 for n in tag.split)) for tag in found[carries:]]
         return [*carried, *ys]
 
-    def _count(self, equation: Any, given: list[Tag], found: Tag, times: float) -> None:
+    def _count(self, equation: Any, given: list[Tag], found: Tag, times: float, name: str) -> None:
         flops = own(equation) * times
+        self.flops_of[name] += flops * self.scale(own(equation))
         if equation.primitive.name not in PRODUCTS:
             self._elements(equation, given, found, flops)
             return

@@ -17,7 +17,7 @@ from fusekit.plan.table import render_search
 from fusekit.plan.times import limit
 from fusekit.plan.traced import traced_step
 from fusekit_tpu.topology import Topology
-from tests.plan.models import bottleneck, single
+from tests.plan.models import LAYER, bottleneck, single
 
 TOPOLOGY = Topology.parse("v5e:4x4")
 
@@ -32,7 +32,7 @@ def test_meshes_are_all_products_and_experts_only_where_there_are_some():
 
 def test_a_batch_that_divides_over_nothing_is_refused():
     with pytest.raises(FusekitError, match="a batch of 3 divides over no mesh"):
-        search(single(batch=3), Topology.parse("v5e:16x16"))
+        search(single(batch=3, encoders=ENCODERS), Topology.parse("v5e:16x16"))
 
 
 def made_up(monkeypatch, *, too_large=(), faster=1.0):
@@ -60,7 +60,8 @@ def made_up(monkeypatch, *, too_large=(), faster=1.0):
     return asked
 
 
-SCANNED = {"mesh": {"layers": "scan"}}
+ENCODERS = {"image": {**LAYER, "depth": 3, "remat": "none"}}
+SCANNED = {"mesh": {"layers": "scan"}, "encoders": ENCODERS}
 
 
 def test_few_are_compiled_and_the_fastest_that_fits_is_taken(monkeypatch):
@@ -68,7 +69,7 @@ def test_few_are_compiled_and_the_fastest_that_fits_is_taken(monkeypatch):
     found = search(single(batch=64, **SCANNED), TOPOLOGY, finalists=3)
     assert len(asked) == 3
     assert found.best is found.tried[0]
-    every = list(candidates_of(single(batch=64), TOPOLOGY))
+    every = list(candidates_of(single(batch=64, **SCANNED), TOPOLOGY))
     assert len(found.tried) + len(found.rest) == len(every)
     assert found.best.seconds == min(one.seconds for one in every)
 
@@ -91,7 +92,7 @@ def test_what_a_compilation_needed_beyond_formulas_is_reckoned_in(monkeypatch):
 @pytest.mark.parametrize(("faster", "layers"), [(0.5, "unroll"), (2.0, "scan")])
 def test_the_best_is_compiled_the_other_way_too(monkeypatch, faster, layers):
     asked = made_up(monkeypatch, faster=faster)
-    found = search(single(batch=64), TOPOLOGY)
+    found = search(single(batch=64, encoders=ENCODERS), TOPOLOGY)
     assert [one[3] for one in asked] == ["scan", "scan", "unroll"]  # the last counts for two
     assert found.best.layers == layers
 
@@ -104,12 +105,11 @@ def test_remat_and_microbatches_are_tried_where_memory_asks_for_them():
     by = {(one.remat, one.microbatches): one for one in data}
     assert by["full", 1].cost.flops > by["none", 1].cost.flops
     assert by["none", 4].cost.ici["data",] == pytest.approx(4 * by["none", 1].cost.ici["data",])
-    assert min(data, key=lambda one: one.seconds) is by["none", 1]
+    assert by["none", 4].seconds > by["none", 1].seconds
+    assert by["none", 4].cost.peak < by["none", 1].cost.peak
 
 
 def test_losses_that_couple_samples_are_not_cut_in_microbatches():
-    coupled = bottleneck(batch=64).model_copy()
-    assert {one.microbatches for one in candidates_of(coupled, TOPOLOGY)} == {1, 2, 4}
     contrastive = fusekit.experiment(
         modalities={n: {"type": "features", "width": 8} for n in ("a", "b")},
         encoders={n: {"type": "mlp", "hidden": 8, "width": 8} for n in ("a", "b")},
@@ -122,6 +122,6 @@ def test_losses_that_couple_samples_are_not_cut_in_microbatches():
 
 def test_the_choice_is_explained(monkeypatch):
     made_up(monkeypatch)
-    text = render_search(search(single(batch=64), TOPOLOGY))
+    text = render_search(search(single(batch=64, encoders=ENCODERS), TOPOLOGY))
     assert "the choice waits most for" in text
     assert "to take it: mesh: {" in text
