@@ -10,7 +10,7 @@ from fusekit.plan.cache import Cache
 from fusekit.plan.candidates import Candidate, price_all, remade
 from fusekit.plan.compiled import CompilationError
 from fusekit.plan.compilers import NoCompilerError, devices
-from fusekit.plan.plan import Priced, Say, pricer
+from fusekit.plan.plan import Say, pricer
 from fusekit.plan.shorten import runs_of
 from fusekit.plan.times import fits, limit, times
 from fusekit_tpu.topology import Topology
@@ -85,19 +85,18 @@ def search(
         if one is None:
             break
         waiting.remove(one)
-        say(f"compiling {one}")
         left -= last
-        priced = _compiled(experiment, topology, one, say, cache)
-        if priced is None:
+        one = compiled(experiment, topology, one, say, cache)
+        if one.compiled is None:
             continue
-        tried.append(replace(one, compiled=priced))
-        err = max(err, priced.cost.peak / one.cost.peak / ROOM) if not priced.fits else err
+        tried.append(one)
+        if not one.compiled.fits:
+            err = max(err, one.compiled.cost.peak / one.cost.peak / ROOM)
     best = _best(tried)
     if other and best is not None and left >= 2:
         again = replace(best, layers=other, compiled=None)
-        say(f"compiling {again}")
-        priced = _compiled(experiment, topology, again, say, cache)
-        tried += [replace(again, compiled=priced)] if priced else []
+        again = compiled(experiment, topology, again, say, cache)
+        tried += [again] if again.compiled else []
     tried.sort(key=lambda one: (not (one.compiled and one.compiled.fits), one.estimate))
     return Found(_best(tried), tuple(tried), tuple(waiting), _why(order, _best(tried), topology))
 
@@ -130,16 +129,18 @@ def _best(tried: list[Candidate]) -> Candidate | None:
     return min(fitting, key=lambda one: one.estimate, default=None)
 
 
-def _compiled(
+def compiled(
     experiment: Experiment, topology: Topology, one: Candidate, say: Say, cache: Cache | None
-) -> Priced | None:
-    """What the compiler says of a candidate; `None` if it refuses it."""
+) -> Candidate:
+    """A candidate with what the compiler says of it; as it is if the compiler refuses it."""
     graph = resolve(remade(experiment, one.remat, one.microbatches, one.sizes))
+    say(f"compiling {one}")
     try:
-        return pricer(graph, topology, one.sizes, say=say, cache=cache)(one.layers)
+        priced = pricer(graph, topology, one.sizes, say=say, cache=cache)(one.layers)
     except CompilationError as error:
         say(f"{one}: {error}")
-        return None
+        return one
+    return replace(one, compiled=priced)
 
 
 def _why(order: list[Candidate], best: Candidate | None, topology: Topology) -> tuple[str, ...]:
