@@ -25,6 +25,10 @@ from fusekit_tpu.topology import Topology
 
 Layers = Literal["scan", "unroll"]
 Say = Callable[[str], None]
+OF_GPUS = (
+    "the GPU compiler estimates no cycles: compute is its kernels, each by FLOPs or by bytes",
+    "JAX takes three quarters of a GPU's memory unless XLA_PYTHON_CLIENT_MEM_FRACTION says more",
+)
 How = Literal["compiled", "extrapolated", "analytic"]
 
 
@@ -139,6 +143,7 @@ def plan(
         price = pricer(graph, topology, sizes, exact=exact, say=say, cache=cache)
         chosen = price(first)
         other = price("unroll" if first == "scan" else "scan") if both else None
+        notes += OF_GPUS if topology.chip.platform == "cuda" else ()
     except NoCompilerError as error:
         notes.append(f"by formulas alone: {error}")
         cost = analytic(graph, traced, sizes, topology)

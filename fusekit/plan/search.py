@@ -10,7 +10,7 @@ from fusekit.plan.cache import Cache
 from fusekit.plan.candidates import Candidate, price_all, remade
 from fusekit.plan.compiled import CompilationError
 from fusekit.plan.compilers import NoCompilerError, devices
-from fusekit.plan.plan import Say, pricer
+from fusekit.plan.plan import OF_GPUS, Say, pricer
 from fusekit.plan.shorten import runs_of
 from fusekit.plan.times import fits, limit, times
 from fusekit_tpu.topology import Topology
@@ -98,7 +98,9 @@ def search(
         again = compiled(experiment, topology, again, say, cache)
         tried += [again] if again.compiled else []
     tried.sort(key=lambda one: (not (one.compiled and one.compiled.fits), one.estimate))
-    return Found(_best(tried), tuple(tried), tuple(waiting), _why(order, _best(tried), topology))
+    why = _why(order, _best(tried), topology)
+    why += OF_GPUS if topology.chip.platform == "cuda" else ()
+    return Found(_best(tried), tuple(tried), tuple(waiting), why)
 
 
 def _by_formulas(order: list[Candidate], topology: Topology, reason: str) -> Found:
