@@ -97,6 +97,12 @@ def test_resolved_spells_every_default_out():
     assert "epochs: 10" in text
 
 
+def test_null_is_a_choice_only_where_it_may_be_left_out():
+    assert Experiment(mesh={"preset": None}).mesh.preset is None
+    with pytest.raises(ConfigError, match=r"mesh\.layers: is not what is due here\s+found: null"):
+        Experiment(mesh={"layers": None})
+
+
 def test_spec_objects_are_as_good_as_dicts(fakes: ModuleType):
     made = Experiment(
         encoders={"image": fakes.MlpSpec(width=8)},

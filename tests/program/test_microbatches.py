@@ -12,6 +12,7 @@ import fusekit
 from fusekit.component import LossSpec, LossValue, register
 from fusekit.config.reference import Ref
 from fusekit.errors import ConfigError, LayoutError
+from fusekit.jaxprs import equations
 from fusekit.layout import Layout
 from fusekit.program import Program
 from fusekit.stream import Stream
@@ -145,6 +146,17 @@ def test_no_rows_are_moved_between_devices():
     assert "all-reduce" in text
     for word in ("all-gather", "all-to-all", "collective-permute", "dynamic-slice-start"):
         assert word not in text, word
+
+
+def products(made):
+    """How many products of matrices a step has, those in a loop counted once."""
+    rows = made.batch(BATCHES[0])
+    jaxpr = jax.make_jaxpr(made._step)(made.states.abstract, rows).jaxpr
+    return sum(e.primitive.name == "dot_general" for e in equations(jaxpr))
+
+
+def test_weights_are_summed_without_running_a_layer():
+    assert products(program(4)) == products(program(1))
 
 
 def test_frozen_parameters_stay():
