@@ -55,11 +55,14 @@ def command(
             else:
                 typer.echo(render_search(found), nl=False)
             continue
-        plan = planned(experiment, shape, exact=exact, both=not brief, say=say, cache=cache)
-        if as_json:
-            typer.echo(json.dumps(tame(plan.plain()), indent=1, allow_nan=False))
-        else:
-            typer.echo(f"{one}\n{render(plan)}")
+        train = experiment.train
+        for task in train.tasks if train.turns == "alternate" and train.tasks else (None,):
+            given = {"task": task, "exact": exact, "both": not brief}
+            plan = planned(experiment, shape, **given, say=say, cache=cache)
+            if as_json:
+                typer.echo(json.dumps(tame(plan.plain()), indent=1, allow_nan=False))
+            else:
+                typer.echo(f"{one}{f', task {task}' if task else ''}\n{render(plan)}")
 
 
 def _stage(config: str, sets: list[str] | None, name: str | None) -> "Experiment":

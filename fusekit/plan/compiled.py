@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
-from fusekit.batch import blank
 from fusekit.errors import FusekitError
 from fusekit.graph.graph import Graph
 from fusekit.layout import Layout
 from fusekit.plan.hlo.costs import Costs, costs
+from fusekit.plan.turns import rows_of
 from fusekit.program import Program
 from fusekit_tpu.topology import Topology
 
@@ -86,6 +86,7 @@ def measure(
     batch: int,
     slices: str = "data",
     layers: str | None = None,
+    task: str | None = None,
     cache: "Cache | None" = None,
 ) -> Measure:
     """Compiles the real train step of a graph for devices that need not be here.
@@ -97,6 +98,7 @@ def measure(
       batch: rows over all devices.
       slices: the mesh axis that crosses from slice to slice.
       layers: `scan` or `unroll`, in place of what the experiment says.
+      task: whose step, where tasks alternate.
       cache: of what was compiled before.
 
     Raises:
@@ -106,9 +108,10 @@ def measure(
     began = time.monotonic()
     program: Any = Program(graph, layout=layout, layers=layers)  # pyright: ignore[reportArgumentType]
     state = jax.tree.map(_placed, program.states.abstract, program.states.shardings)
-    rows = blank(program.model, batch)
+    rows = rows_of(program.model, batch, task)
     rows = jax.tree.map(lambda leaf: _placed(leaf, layout.batch(leaf)), rows)
-    lowered = program.compiled_step.lower(state, rows)
+    step = program.compiled_step if task is None else program.step_of(task)
+    lowered = step.lower(state, rows)
     kept = state_bytes(program.states)
     key = "" if cache is None else cache.key(str(topology), slices, lowered.as_text())
     known = None if cache is None else cache.get(key)

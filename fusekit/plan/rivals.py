@@ -14,19 +14,20 @@ WORTH = 0.02
 """Savings below this share of the step are not told."""
 
 
-def rivals(experiment: Experiment, flops: float) -> Iterator[str]:
+def rivals(experiment: Experiment, flops: float, task: str | None = None) -> Iterator[str]:
     """A line for each type that a fusion names as its rival and that makes the step cheaper.
 
     Args:
       experiment: of one stage.
       flops: of its step.
+      task: whose step, where tasks alternate.
     """
     for name, spec in experiment.fusion.items():
         for rival in type(spec).rivals:
             other = _swapped(experiment, name, spec, rival)
             if other is None:
                 continue
-            less = sum(flops_of(resolve(other), experiment.train.batch).values())
+            less = sum(flops_of(resolve(other), experiment.train.batch, task).values())
             if less < flops * (1 - WORTH):
                 yield (
                     f"fusion.{name}: with type: {rival} in place of {spec.type} a step has"

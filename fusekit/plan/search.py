@@ -13,6 +13,7 @@ from fusekit.plan.compilers import NoCompilerError, devices
 from fusekit.plan.plan import OF_GPUS, Say, pricer
 from fusekit.plan.shorten import runs_of
 from fusekit.plan.times import fits, limit, times
+from fusekit.plan.turns import check_task
 from fusekit_tpu.topology import Topology
 
 FINALISTS = 4
@@ -68,8 +69,9 @@ def search(
       cache: of earlier compilations.
 
     Raises:
-      FusekitError: no mesh divides the batch.
+      FusekitError: no mesh divides the batch, or tasks alternate: they have no one step.
     """
+    check_task(experiment.train, None)
     first, other = _ways(experiment)
     waiting = price_all(experiment, topology, first, say)
     order, tried = list(waiting), list[Candidate]()

@@ -7,13 +7,14 @@ from math import prod
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AbstractMesh
 
-from fusekit.batch import blank
 from fusekit.context import DTYPES, Context
 from fusekit.graph.graph import Graph
 from fusekit.layout import ACTIVATIONS, AXES, PARAMS, Layout
 from fusekit.objective import loss
+from fusekit.plan.turns import rows_of
 from fusekit.plan.work import ROWS, WHOLE, Kind, Tag, Work
 from fusekit.program import Program
 from fusekit.report.flops import count
@@ -55,17 +56,17 @@ def abstract_layout(
     return Layout(mesh, params, activations, components or {})
 
 
-def flops_of(graph: Graph, batch: int) -> dict[str, float]:
+def flops_of(graph: Graph, batch: int, task: str | None = None) -> dict[str, float]:
     """FLOPs of a step by node, for the whole batch."""
-    objective, given = _objective(graph, batch)
+    objective, given = _objective(graph, batch, task)
     step = jax.make_jaxpr(jax.value_and_grad(objective))(*given)
     return {node: float(flops) for node, flops in count(step.jaxpr).items()}
 
 
-def traced_step(graph: Graph, batch: int) -> Traced:
-    """Traces the loss and its gradient."""
+def traced_step(graph: Graph, batch: int, task: str | None = None) -> Traced:
+    """Traces the loss and its gradient; where tasks alternate, those of one."""
     train = graph.experiment.train
-    objective, given = _objective(graph, ROWS)
+    objective, given = _objective(graph, ROWS, task)
 
     def forward(params: Any, *rest: Any) -> Any:
         return jax.vjp(lambda trained: objective(trained, *rest), params)[1]
@@ -84,17 +85,22 @@ def traced_step(graph: Graph, batch: int) -> Traced:
     )
 
 
-def _objective(graph: Graph, rows: int) -> tuple[Any, tuple[Any, ...]]:
+def _objective(graph: Graph, rows: int, task: str | None) -> tuple[Any, tuple[Any, ...]]:
     """The loss of parameters, variables and a batch, and the shapes of these."""
-    model = Program(graph, layers="scan", layout=abstract_layout({})).model
+    program = Program(graph, layers="scan", layout=abstract_layout({}))
+    model = program.model
     context = Context(
         mode="train", key=jax.random.key(0), dtype=DTYPES[graph.experiment.train.compute]
     )
 
     def objective(params: Any, variables: Any, rows: Any) -> Any:
-        return loss(model, params, variables, rows, context)[0]
+        total = jnp.zeros(())
+        for names, factor, own in program.turns(rows, task):
+            value, (variables, _) = loss(model, params, variables, own, context, names)
+            total = total + factor * value
+        return total
 
-    return objective, (*model.abstract(), blank(model, rows))
+    return objective, (*model.abstract(), rows_of(model, rows, task))
 
 
 def _tags(graph: Graph, axis: str, count: int) -> list[Tag]:
