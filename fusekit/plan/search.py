@@ -18,9 +18,9 @@ from fusekit_tpu.topology import Topology
 
 FINALISTS = 4
 """Compilations at most. A program that runs its layers one by one takes two, of short forms."""
-ROOM = 1.05
-"""How far beyond the limit a layout may be by formulas and still be compiled: they err. What
-compilations have shown by then is reckoned in."""
+LOW = 1.06
+"""By how much formulas may be too low in memory before anything is compiled. Afterwards, by as much
+as they were seen to be."""
 Layers = Literal["scan", "unroll"]
 
 
@@ -81,9 +81,9 @@ def search(
         return _by_formulas(order, topology, str(error))
     room, last = limit(topology), 2 if first == "unroll" else 1
     spare = 2 if other else 0
-    left, err = finalists, 1.0
+    left, low = finalists, LOW
     while waiting and left >= last and (left - last >= spare or _best(tried) is None):
-        one = _next(waiting, room, err)
+        one = _next(waiting, room, low)
         if one is None:
             break
         waiting.remove(one)
@@ -92,8 +92,7 @@ def search(
         if one.compiled is None:
             continue
         tried.append(one)
-        if not one.compiled.fits:
-            err = max(err, one.compiled.cost.peak / one.cost.peak / ROOM)
+        low = max(low, one.compiled.cost.peak / one.cost.peak)
     best = _best(tried)
     if other and best is not None and left >= 2:
         again = replace(best, layers=other, compiled=None)
@@ -122,9 +121,9 @@ def _ways(experiment: Experiment) -> tuple[Layers, Layers | None]:
     return "scan", "unroll" if runs_of(resolve(experiment)) else None
 
 
-def _next(waiting: list[Candidate], room: float, err: float) -> Candidate | None:
+def _next(waiting: list[Candidate], room: float, low: float) -> Candidate | None:
     """The fastest that may fit; if none may, the smallest."""
-    fitting = (one for one in waiting if one.cost.peak * err <= room * ROOM)
+    fitting = (one for one in waiting if one.cost.peak * low <= room)
     return next(fitting, min(waiting, key=lambda one: one.cost.peak, default=None))
 
 
@@ -150,7 +149,7 @@ def compiled(
 def _why(order: list[Candidate], best: Candidate | None, topology: Topology) -> tuple[str, ...]:
     """What the choice is, what bounds it, and what faster ones lack."""
     room = limit(topology)
-    large = [one for one in order if one.cost.peak > room * ROOM]
+    large = [one for one in order if one.cost.peak * LOW > room]
     lines: list[str] = []
     if large:
         lines.append(
