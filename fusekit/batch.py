@@ -59,11 +59,11 @@ def prepared(
     return found
 
 
-def blank(model: FusionModel, size: int) -> dict[str, Stream]:
-    """The shapes of a batch of so many rows."""
+def blank(model: FusionModel, size: int, wanted: Iterable[Key] | None = None) -> dict[str, Stream]:
+    """The shapes of a batch of so many rows: of what the wanted values need, by default all."""
     found: dict[str, Stream] = {}
     dtypes = {"float": jnp.float32, "int": jnp.int32, "bool": jnp.bool_}
-    for name in model.entries():
+    for name in model.entries(wanted):
         signature = model.graph.signatures[Key("out", f"batch.{name}")]
         assert isinstance(signature, Signature)
         shape: Any = jax.ShapeDtypeStruct((size, *signature.shape), dtypes[signature.dtype])

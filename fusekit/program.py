@@ -184,7 +184,7 @@ class Program:
         def part(trained: Any, rows: Mapping[str, Any], key: Array) -> tuple[Sums, State]:
             params = self.states.whole(trained, state.params)
             context, variables, found = self.context("train", key), state.variables, {}
-            for number, (names, _, own) in enumerate(self._turns(rows, task)):
+            for number, (names, _, own) in enumerate(self.turns(rows, task)):
                 sums, variables = walked(self.model, params, variables, own, context, names)
                 found |= {(number, name): pair for name, pair in sums.items()}
             return found, variables
@@ -213,7 +213,7 @@ class Program:
             metrics,
         )
 
-    def _turns(
+    def turns(
         self, batch: Mapping[str, Any], task: str | None
     ) -> list[tuple[tuple[str, ...] | None, float, Mapping[str, Stream]]]:
         """What a step optimises: names of losses, a factor, and the batch of each."""
@@ -228,7 +228,7 @@ class Program:
         """The factor of each loss in the objective, by turn and name."""
         return {
             (number, name): factor * objective.spec.weight
-            for number, (names, factor, _) in enumerate(self._turns(batch, task))
+            for number, (names, factor, _) in enumerate(self.turns(batch, task))
             for name, objective in self.graph.losses.items()
             if isinstance(objective.spec, LossSpec) and (names is None or name in names)
         }
@@ -243,8 +243,8 @@ class Program:
     def _task_steps(self) -> dict[str, Any]:
         return {}
 
-    def _step_of(self, task: str) -> Any:
-        """The jitted step of one task."""
+    def step_of(self, task: str) -> Any:
+        """The jitted step of one task, where tasks alternate."""
         if task not in self._task_steps:
             self._task_steps[task] = self._compiled(task)
         return self._task_steps[task]
@@ -283,7 +283,7 @@ class Program:
             given, step = self._given(batch), self.compiled_step
         else:
             given = self._given(batch, self.train.tasks[task].losses)
-            step = self._step_of(task)
+            step = self.step_of(task)
         if not isinstance(state, Replicas):
             return step(state, given)
         done = [step(one, given) for one in state.states]

@@ -109,8 +109,9 @@ def _spared() -> None:
     from importlib.util import find_spec
 
     plugins = [name for name in ("jax_cuda12_plugin", "jax_cuda13_plugin") if find_spec(name)]
+    gpus = plugins and glob("/dev/nvidia[0-9]*") + glob("/dev/dxg")
     chips = glob("/dev/accel*") + glob("/dev/vfio/[0-9]*")
-    if find_spec("libtpu") and not chips and not plugins:
+    if find_spec("libtpu") and not chips and not gpus:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 

@@ -25,7 +25,7 @@ def command(
         bool, typer.Option("--brief", help="leave out the other way of running layers")
     ] = False,
     search: Annotated[
-        bool, typer.Option("--search", help="try meshes and remat, and say which to take")
+        bool, typer.Option("--search", help="try meshes, remat and microbatches, and say which")
     ] = False,
     compare: Annotated[
         str | None, typer.Option(metavar="CONFIG", help="plan this one too, side by side")
@@ -39,8 +39,6 @@ def command(
     from fusekit.plan import Cache, Topology, planned, render, render_search, searched
     from fusekit.train.files import tame
 
-    if search and as_json:
-        raise UsageError("--search prints no JSON")
     shape = Topology.parse(topology, slices=slices)
     cache = Cache()
 
@@ -52,13 +50,19 @@ def command(
         experiment = _stage(one, sets, stage)
         if search:
             found = searched(experiment, shape, say=say, cache=cache)
-            typer.echo(render_search(found), nl=False)
+            if as_json:
+                typer.echo(json.dumps(tame(found.plain()), indent=1, allow_nan=False))
+            else:
+                typer.echo(render_search(found), nl=False)
             continue
-        plan = planned(experiment, shape, exact=exact, both=not brief, say=say, cache=cache)
-        if as_json:
-            typer.echo(json.dumps(tame(plan.plain()), indent=1, allow_nan=False))
-        else:
-            typer.echo(f"{one}\n{render(plan)}")
+        train = experiment.train
+        for task in train.tasks if train.turns == "alternate" and train.tasks else (None,):
+            given = {"task": task, "exact": exact, "both": not brief}
+            plan = planned(experiment, shape, **given, say=say, cache=cache)
+            if as_json:
+                typer.echo(json.dumps(tame(plan.plain()), indent=1, allow_nan=False))
+            else:
+                typer.echo(f"{one}{f', task {task}' if task else ''}\n{render(plan)}")
 
 
 def _stage(config: str, sets: list[str] | None, name: str | None) -> "Experiment":

@@ -12,6 +12,7 @@ from fusekit.plan.compiled import Measure
 from fusekit.train.files import write_json
 
 PACKAGES = ("jax", "jaxlib", "libtpu")
+PLUGINS_OF_GPUS = ("jax-cuda12-pjrt", "jax-cuda13-pjrt")
 FORMAT = 1
 
 
@@ -29,7 +30,8 @@ class Cache:
     def key(self, *texts: str) -> str:
         """Of a program's text and what it is compiled for, by these versions."""
         digest = hashlib.blake2b(digest_size=20)
-        for text in (str(FORMAT), *map(_version, PACKAGES), *texts):
+        gpus = filter(None, map(_version, PLUGINS_OF_GPUS))
+        for text in (str(FORMAT), *map(_version, PACKAGES), *gpus, *texts):
             digest.update(text.encode())
             digest.update(b"\0")
         return digest.hexdigest()

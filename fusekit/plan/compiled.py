@@ -8,19 +8,23 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
-from fusekit.batch import blank
 from fusekit.errors import FusekitError
 from fusekit.graph.graph import Graph
 from fusekit.layout import Layout
 from fusekit.plan.hlo.costs import Costs, costs
+from fusekit.plan.turns import rows_of
 from fusekit.program import Program
 from fusekit_tpu.topology import Topology
 
 if TYPE_CHECKING:
     from fusekit.plan.cache import Cache
 
-_USED = re.compile(r"[Uu]sed ([\d.]+)([KMGT]?)i?B? of ([\d.]+)([KMGT]?)")
+_SIZE = r"([\d.]+)([KMGT]?)i?B?"
+_USED = re.compile(rf"[Uu]sed {_SIZE} of {_SIZE}|required for HLO temporaries \({_SIZE}\) exceeds")
 _UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
+
+UNTUNED: dict[str, Any] = {"xla_gpu_enable_triton_gemm": False}
+"""Of a GPU: products by cuBLAS. Those that Triton makes need a GPU, to try tiles on."""
 
 Axes = tuple[str, ...]
 
@@ -37,6 +41,7 @@ class Measure:
       peak: bytes of memory at most held at once.
       flops: of products of matrices and convolutions, two for a multiply-add.
       cycles: the compiler's estimate; 0 where it gives none.
+      compute: seconds of compute by formulas, for where there are no cycles.
       hbm: bytes read and written in main memory.
       ici, dcn: bytes sent within a slice and between slices, by mesh axes.
       cycles_of, flops_of: by node; `""` is what belongs to none, the optimiser most of all.
@@ -48,6 +53,7 @@ class Measure:
     peak: float = 0.0
     flops: float = 0.0
     cycles: float = 0.0
+    compute: float = 0.0
     hbm: float = 0.0
     ici: dict[Axes, float] = field(default_factory=dict)
     dcn: dict[Axes, float] = field(default_factory=dict)
@@ -69,7 +75,7 @@ class Measure:
         return Measure(**values, seconds=self.seconds + other.seconds, fits=None)
 
 
-SUMS = ("peak", "flops", "cycles", "hbm", "ici", "dcn", "cycles_of", "flops_of", "state")
+SUMS = ("peak", "flops", "cycles", "compute", "hbm", "ici", "dcn", "cycles_of", "flops_of", "state")
 
 
 def measure(
@@ -80,6 +86,7 @@ def measure(
     batch: int,
     slices: str = "data",
     layers: str | None = None,
+    task: str | None = None,
     cache: "Cache | None" = None,
 ) -> Measure:
     """Compiles the real train step of a graph for devices that need not be here.
@@ -91,6 +98,7 @@ def measure(
       batch: rows over all devices.
       slices: the mesh axis that crosses from slice to slice.
       layers: `scan` or `unroll`, in place of what the experiment says.
+      task: whose step, where tasks alternate.
       cache: of what was compiled before.
 
     Raises:
@@ -100,9 +108,10 @@ def measure(
     began = time.monotonic()
     program: Any = Program(graph, layout=layout, layers=layers)  # pyright: ignore[reportArgumentType]
     state = jax.tree.map(_placed, program.states.abstract, program.states.shardings)
-    rows = blank(program.model, batch)
+    rows = rows_of(program.model, batch, task)
     rows = jax.tree.map(lambda leaf: _placed(leaf, layout.batch(leaf)), rows)
-    lowered = program.compiled_step.lower(state, rows)
+    step = program.compiled_step if task is None else program.step_of(task)
+    lowered = step.lower(state, rows)
     kept = state_bytes(program.states)
     key = "" if cache is None else cache.key(str(topology), slices, lowered.as_text())
     known = None if cache is None else cache.get(key)
@@ -117,8 +126,9 @@ def measure(
 
 def _compiled(lowered: Any, layout: Layout, topology: Topology, slices: str) -> Measure:
     """Compiles a lowered step and reads what it costs."""
+    gpu = topology.chip.platform == "cuda"
     try:
-        compiled = lowered.compile()
+        compiled = lowered.compile(compiler_options=UNTUNED if gpu else None)
     except jax.errors.JaxRuntimeError as error:
         used = _beyond(str(error))
         if used is None:
@@ -128,16 +138,35 @@ def _compiled(lowered: Any, layout: Layout, topology: Topology, slices: str) -> 
     along = slices if topology.slices > 1 else None
     found: Costs = costs(compiled.as_text(), mesh, topology.slices, along)
     memory: Any = compiled.memory_analysis()
+    peak = _blocks(memory) if gpu else memory.peak_memory_in_bytes
     return Measure(
-        peak=memory.peak_memory_in_bytes,
+        peak=peak,
         flops=found.dot_flops + found.custom_flops,
         cycles=found.cycles,
+        compute=_waits(found, topology) if gpu else 0.0,
         hbm=found.hbm_bytes,
         ici=dict(found.ici_bytes_by_axes),
         dcn=dict(found.dcn_bytes_by_axes),
         cycles_of=dict(found.cycles_by_scope),
         flops_of=dict(found.dot_flops_by_scope),
+        fits=None if gpu else True,
     )
+
+
+def _waits(found: Costs, topology: Topology) -> float:
+    """Seconds of all kernels of a GPU, each the longer of FLOPs over the peak and bytes over the
+    memory's rate: its compiler estimates none."""
+    peak, rate = topology.chip.flops, topology.chip.hbm_rate
+    return sum(max(flops / peak, size / rate) for flops, size in found.kernels)
+
+
+def _blocks(memory: Any) -> float:
+    """Bytes that a program takes on a GPU: what goes in and comes out, and one block for all else.
+
+    Its compiler refuses nothing for want of room.
+    """
+    given = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    return given - memory.alias_size_in_bytes + memory.temp_size_in_bytes
 
 
 def _placed(leaf: Any, sharding: Any) -> Any:
@@ -155,7 +184,8 @@ def _beyond(message: str) -> float | None:
     found = _USED.search(message)
     if "RESOURCE_EXHAUSTED" not in message or found is None:
         return None
-    return float(found[1]) * 1024.0 ** _UNITS[found[2]]
+    size, unit = (found[1], found[2]) if found[1] else (found[5], found[6])
+    return float(size) * 1024.0 ** _UNITS[unit]
 
 
 def _first(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""The real compiler for chips that are not here: libtpu, for TPUs. GPUs have none here yet."""
+"""The real compiler for chips that are not here: libtpu for TPUs, JAX's CUDA plugin for GPUs."""
 
 import os
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from fusekit.errors import FusekitError
+from fusekit.plan.gpus import PLUGINS, target_config
 from fusekit_tpu.topology import Topology
 
 ENVIRONMENT = {
@@ -25,9 +26,7 @@ def devices(topology: Topology) -> Sequence[Any]:
 
     Raises `NoCompilerError`.
     """
-    if topology.chip.platform == "tpu":
-        return _tpu(topology)
-    raise NoCompilerError("GPUs are planned without their compiler in this version")
+    return _tpu(topology) if topology.chip.platform == "tpu" else _cuda(topology)
 
 
 def _tpu(topology: Topology) -> Sequence[Any]:
@@ -35,11 +34,24 @@ def _tpu(topology: Topology) -> Sequence[Any]:
         raise NoCompilerError("libtpu is not installed: pip install 'fusekit[tpu]'")
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    return _made("libtpu", topology, {})
+
+
+def _cuda(topology: Topology) -> Sequence[Any]:
+    plugin = next((name for name in PLUGINS if find_spec(name)), None)
+    if plugin is None:
+        raise NoCompilerError("JAX's CUDA plugin is not installed: pip install 'fusekit[gpu]'")
+    return _made(plugin, topology, {"target_config": target_config(topology.chip)})
+
+
+def _made(compiler: str, topology: Topology, more: dict[str, object]) -> Sequence[Any]:
     from jax.experimental import topologies
 
     name, options = topology.pjrt
+    platform = topology.chip.platform
     try:
-        return topologies.get_topology_desc(name, platform="tpu", **options).devices
+        found = topologies.get_topology_desc(name, platform=platform, **options, **more)
     except Exception as error:  # whatever the plugin raises, it is about the topology
         reason = str(error).splitlines()[0]
-        raise NoCompilerError(f"libtpu does not make {topology}: {reason}") from error
+        raise NoCompilerError(f"{compiler} does not make {topology}: {reason}") from error
+    return found.devices

@@ -10,9 +10,9 @@ from dataclasses import replace
 from typing import Any
 
 from fusekit.graph.graph import Graph
-from fusekit.plan.analytic import Traced, traced_step
 from fusekit.plan.compiled import Measure
 from fusekit.plan.shorten import runs_of, shortened
+from fusekit.plan.traced import Traced, traced_step
 
 Compile = Callable[[Graph], Measure]
 FEWEST = 1
@@ -31,7 +31,10 @@ BY = {
 
 
 def extrapolated(
-    graph: Graph, compile: Compile, say: Callable[[str], None] = lambda text: None
+    graph: Graph,
+    compile: Compile,
+    say: Callable[[str], None] = lambda text: None,
+    task: str | None = None,
 ) -> Measure | None:
     """The cost of a graph whose layers run one by one, from short forms of it.
 
@@ -39,6 +42,7 @@ def extrapolated(
       graph: of one stage.
       compile: gives the cost of a graph.
       say: is told of each compilation.
+      task: whose step, where tasks alternate.
 
     Returns:
       `None` if the graph has no runs to cut, or one of its short forms does not fit.
@@ -53,11 +57,11 @@ def extrapolated(
     base, longer = (compile(form) for form in forms)
     if not (base.fits and longer.fits):
         return None
-    first = traced_step(forms[0], batch)
+    first = traced_step(forms[0], batch, task)
     more: list[Traced] = []
     for number in range(len(runs)):
         counts = [count + (at == number) for at, count in enumerate(few)]
-        more.append(traced_step(shortened(graph, runs, counts), batch))
+        more.append(traced_step(shortened(graph, runs, counts), batch, task))
     grown = longer.plus(replace(base, seconds=0.0), -1.0)
     times = [run.count - FEWEST for run in runs]
     return base.plus(_scaled(grown, first, more, times), 1.0)

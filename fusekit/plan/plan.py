@@ -9,7 +9,7 @@ from fusekit.config.spec import Experiment
 from fusekit.errors import FusekitError, LayoutError
 from fusekit.graph import Graph, resolve
 from fusekit.layout import AXES, Layout, filled
-from fusekit.plan.analytic import analytic, traced_step
+from fusekit.plan.analytic import analytic
 from fusekit.plan.cache import Cache
 from fusekit.plan.compiled import Measure, measure
 from fusekit.plan.compilers import NoCompilerError, devices
@@ -17,6 +17,8 @@ from fusekit.plan.fast import extrapolated
 from fusekit.plan.rivals import rivals
 from fusekit.plan.shorten import runs_of
 from fusekit.plan.times import Times, fits, times
+from fusekit.plan.traced import flops_of, traced_step
+from fusekit.plan.turns import check_task
 from fusekit.program import SCAN_FROM
 from fusekit.study.alone import only
 from fusekit.study.reach import Reach, modalities_read
@@ -24,6 +26,10 @@ from fusekit_tpu.topology import Topology
 
 Layers = Literal["scan", "unroll"]
 Say = Callable[[str], None]
+OF_GPUS = (
+    "the GPU compiler estimates no cycles: compute is its kernels, each by FLOPs or by bytes",
+    "JAX takes three quarters of a GPU's memory unless XLA_PYTHON_CLIENT_MEM_FRACTION says more",
+)
 How = Literal["compiled", "extrapolated", "analytic"]
 
 
@@ -105,6 +111,7 @@ def plan(
     topology: Topology,
     *,
     sizes: Mapping[str, int] | None = None,
+    task: str | None = None,
     exact: bool = False,
     both: bool = True,
     say: Say = lambda text: None,
@@ -116,6 +123,7 @@ def plan(
       experiment: of one stage, without `stages`.
       topology: to run on.
       sizes: of mesh axes; default those of the experiment.
+      task: whose step, where tasks alternate.
       exact: compile unrolled programs whole.
       both: price the other way of running layers too.
       say: is told what goes on.
@@ -123,24 +131,25 @@ def plan(
 
     Raises:
       LayoutError: mesh, batch and topology do not go together.
+      FusekitError: tasks alternate, and it is not said which to plan.
       CompilationError: the compiler refuses the step.
     """
     sizes = dict(sizes or sizes_of(experiment, topology))
     graph, batch = resolve(experiment), experiment.train.batch
-    if experiment.train.tasks:
-        raise FusekitError("a stage with tasks is not planned in this version")
+    check_task(experiment.train, task)
     say("tracing the step")
-    traced = traced_step(graph, batch)
-    notes = list(rivals(experiment, traced.flops))
+    traced = traced_step(graph, batch, task)
+    notes = list(rivals(experiment, traced.flops, task))
     first: Layers = layers_of(graph)
     other: Priced | None = None
     try:
-        price = pricer(graph, topology, sizes, exact=exact, say=say, cache=cache)
+        price = pricer(graph, topology, sizes, task=task, exact=exact, say=say, cache=cache)
         chosen = price(first)
         other = price("unroll" if first == "scan" else "scan") if both else None
+        notes += OF_GPUS if topology.chip.platform == "cuda" else ()
     except NoCompilerError as error:
         notes.append(f"by formulas alone: {error}")
-        cost = analytic(graph, traced, sizes, slices=topology.slices)
+        cost = analytic(graph, traced, sizes, topology)
         chosen = priced(first, "analytic", cost, topology)
     return Plan(
         topology,
@@ -149,7 +158,7 @@ def plan(
         chosen,
         other,
         by_modality(experiment, traced.flops_of),
-        _without(experiment, batch),
+        _without(experiment, batch, task),
         traced.flops,
         tuple(notes),
     )
@@ -168,6 +177,7 @@ def pricer(
     topology: Topology,
     sizes: Mapping[str, int],
     *,
+    task: str | None = None,
     exact: bool = False,
     say: Say = lambda text: None,
     cache: Cache | None = None,
@@ -182,13 +192,12 @@ def pricer(
     )
 
     def compiled(one: Graph, layers: Layers) -> Measure:
-        return measure(
-            one, layout, topology, batch=batch, slices=mesh.slices, layers=layers, cache=cache
-        )
+        given = {"batch": batch, "slices": mesh.slices, "layers": layers, "task": task}
+        return measure(one, layout, topology, **given, cache=cache)
 
     def price(layers: Layers) -> Priced:
         if layers == "unroll" and not exact:
-            cost = extrapolated(graph, lambda one: compiled(one, "unroll"), say)
+            cost = extrapolated(graph, lambda one: compiled(one, "unroll"), say, task)
             if cost is not None:
                 return priced(layers, "extrapolated", cost, topology)
         say(f"compiling the whole step, layers: {layers}")
@@ -214,7 +223,7 @@ def by_modality(experiment: Experiment, flops_of: Mapping[str, float]) -> dict[s
     return {name: flops for name, flops in found.items() if flops}
 
 
-def _without(experiment: Experiment, batch: int) -> dict[str, float]:
+def _without(experiment: Experiment, batch: int, task: str | None) -> dict[str, float]:
     """FLOPs of a step of the model without an optional modality."""
     read = modalities_read(experiment)
     found: dict[str, float] = {}
@@ -223,7 +232,7 @@ def _without(experiment: Experiment, batch: int) -> dict[str, float]:
             continue
         try:
             rest = resolve(only(experiment, set(read) - {name}))
-            found[name] = traced_step(rest, batch).flops
+            found[name] = sum(flops_of(rest, batch, task).values())
         except FusekitError:
             continue
     return found

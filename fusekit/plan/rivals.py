@@ -8,25 +8,26 @@ from fusekit.config.registry import components
 from fusekit.config.spec import Experiment
 from fusekit.errors import ConfigError, FusekitError
 from fusekit.graph import resolve
-from fusekit.plan.analytic import traced_step
+from fusekit.plan.traced import flops_of
 
 WORTH = 0.02
 """Savings below this share of the step are not told."""
 
 
-def rivals(experiment: Experiment, flops: float) -> Iterator[str]:
+def rivals(experiment: Experiment, flops: float, task: str | None = None) -> Iterator[str]:
     """A line for each type that a fusion names as its rival and that makes the step cheaper.
 
     Args:
       experiment: of one stage.
       flops: of its step.
+      task: whose step, where tasks alternate.
     """
     for name, spec in experiment.fusion.items():
         for rival in type(spec).rivals:
             other = _swapped(experiment, name, spec, rival)
             if other is None:
                 continue
-            less = traced_step(resolve(other), experiment.train.batch).flops
+            less = sum(flops_of(resolve(other), experiment.train.batch, task).values())
             if less < flops * (1 - WORTH):
                 yield (
                     f"fusion.{name}: with type: {rival} in place of {spec.type} a step has"

@@ -1,58 +1,27 @@
-"""Which mesh to take: many are priced by formulas, few are compiled, the choice is explained."""
+"""Which layout to take: many are priced by formulas, few are compiled, the choice is explained."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from math import prod
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
-from fusekit.component import StackSpec
-from fusekit.config.frozen import FrozenDict
 from fusekit.config.spec import Experiment
-from fusekit.errors import FusekitError
-from fusekit.graph import Graph, resolve
-from fusekit.graph.units import templates
-from fusekit.layout import AXES
-from fusekit.plan.analytic import Traced, analytic, traced_step
+from fusekit.graph import resolve
 from fusekit.plan.cache import Cache
-from fusekit.plan.compiled import CompilationError, Measure
-from fusekit.plan.plan import Priced, Say, pricer
-from fusekit.plan.times import limit, times
+from fusekit.plan.candidates import Candidate, price_all, remade
+from fusekit.plan.compiled import CompilationError
+from fusekit.plan.compilers import NoCompilerError, devices
+from fusekit.plan.plan import OF_GPUS, Say, pricer
+from fusekit.plan.shorten import runs_of
+from fusekit.plan.times import fits, limit, times
+from fusekit.plan.turns import check_task
 from fusekit_tpu.topology import Topology
 
 FINALISTS = 4
-WIDEST = 16
-"""The largest `tensor` axis that is tried: sums over it are in every layer."""
-ROOM = 1.25
-"""How far beyond the limit a layout may be by formulas and still be compiled: they err."""
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One way to run a step.
-
-    Args:
-      sizes: of mesh axes.
-      remat: whether every stack computes its layers again in the backward pass.
-      cost: by formulas.
-      seconds: of a step, by formulas: the middle of the range.
-      compiled: what the compiler said; `None` if it was not asked.
-    """
-
-    sizes: Mapping[str, int]
-    remat: bool
-    cost: Measure
-    seconds: float
-    compiled: Priced | None = None
-
-    def __str__(self) -> str:
-        mesh = " x ".join(f"{axis} {size}" for axis, size in self.sizes.items() if size > 1)
-        return (mesh or "one device") + (", remat" if self.remat else "")
-
-    @property
-    def estimate(self) -> float:
-        """Seconds of a step as well as they are known."""
-        if self.compiled is None:
-            return self.seconds
-        return (self.compiled.times.shortest + self.compiled.times.longest) / 2
+"""Compilations at most. A program that runs its layers one by one takes two, of short forms."""
+LOW = 1.06
+"""By how much formulas may be too low in memory before anything is compiled. Afterwards, by as much
+as they were seen to be."""
+Layers = Literal["scan", "unroll"]
 
 
 @dataclass(frozen=True)
@@ -62,12 +31,23 @@ class Found:
     Args:
       best: `None` if nothing that was compiled fits.
       tried: those that were compiled, best first.
-      rest: those that were not, best first.
+      rest: those that were not, best first by formulas.
+      why: lines that explain the choice.
     """
 
     best: Candidate | None
     tried: tuple[Candidate, ...]
     rest: tuple[Candidate, ...]
+    why: tuple[str, ...] = ()
+
+    def plain(self) -> dict[str, Any]:
+        """For a file."""
+        return {
+            "best": None if self.best is None else _plain(self.best),
+            "tried": [_plain(one) for one in self.tried],
+            "rest": [_plain(one) for one in self.rest],
+            "why": list(self.why),
+        }
 
 
 def search(
@@ -78,113 +58,132 @@ def search(
     say: Say = lambda text: None,
     cache: Cache | None = None,
 ) -> Found:
-    """Looks for the layout of one stage with the shortest step among those that fit.
+    """Looks for the layout of one stage with the shortest step among those that fit: over meshes,
+    remat, microbatches, and layers in a loop or one by one.
 
     Args:
       experiment: of one stage.
       topology: to run on.
-      finalists: how many layouts are compiled at most.
+      finalists: how many compilations there may be; without a compiler formulas decide.
       say: is told what goes on.
       cache: of earlier compilations.
 
     Raises:
-      FusekitError: no mesh divides the batch.
+      FusekitError: no mesh divides the batch, or tasks alternate: they have no one step.
     """
-    candidates = list(candidates_of(experiment, topology, say))
-    if not candidates:
-        rows, count = experiment.train.batch, topology.devices
-        raise FusekitError(f"a batch of {rows} divides over no mesh of {count} devices")
-    most = limit(topology) * ROOM
-    near = [one for one in candidates if one.cost.peak <= most]
-    order = sorted(near, key=lambda one: one.seconds)
-    order += sorted((c for c in candidates if c not in near), key=lambda one: one.cost.peak)
-    tried: list[Candidate] = []
-    for one in order[:finalists]:
-        say(f"compiling {one}")
-        priced = _compiled(experiment, topology, one, say, cache)
-        if priced is not None:
-            tried.append(Candidate(one.sizes, one.remat, one.cost, one.seconds, priced))
-    tried.sort(key=lambda one: (not (one.compiled and one.compiled.fits), one.estimate))
-    best = next((one for one in tried if one.compiled and one.compiled.fits), None)
-    return Found(best, tuple(tried), tuple(order[finalists:]))
-
-
-def candidates_of(
-    experiment: Experiment, topology: Topology, say: Say = lambda text: None
-) -> Iterator[Candidate]:
-    """Every mesh of the topology over which the batch divides, with and without remat."""
-    batch = experiment.train.batch
-    for remat in (False, True) if stacks(experiment) else (False,):
-        graph = resolve(remade(experiment, remat))
-        say(f"tracing the step{', layers computed again' if remat else ''}")
-        traced = traced_step(graph, batch)
-        for sizes in meshes(graph, topology):
-            if batch % prod(sizes[axis] for axis in ("data", "fsdp", "expert")):
-                continue
-            yield candidate(graph, traced, topology, sizes, remat)
-
-
-def candidate(
-    graph: Graph, traced: Traced, topology: Topology, sizes: Mapping[str, int], remat: bool
-) -> Candidate:
-    """One layout, priced by formulas."""
-    cost = analytic(graph, traced, sizes, slices=topology.slices)
-    took = times(cost, topology)
-    return Candidate(sizes, remat, cost, (took.shortest + took.longest) / 2)
-
-
-def meshes(graph: Graph, topology: Topology) -> Iterator[dict[str, int]]:
-    """Sizes of `data`, `fsdp`, `tensor` and, where there are experts, `expert`."""
-    axes = {
-        axis for one in templates(graph).values() for leaf in one.axes.values() for axis in leaf
-    }
-    crossing = graph.experiment.mesh.slices
-    for data, fsdp, tensor, expert in _quarters(topology.devices):
-        if tensor > WIDEST or (expert > 1 and "expert" not in axes):
-            continue
-        sizes = {**dict.fromkeys(AXES, 1), "data": data, "fsdp": fsdp}
-        sizes |= {"tensor": tensor, "expert": expert}
-        if sizes[crossing] % topology.slices == 0:
-            yield sizes
-
-
-def _quarters(count: int) -> Iterator[tuple[int, int, int, int]]:
-    """All ways to write a number as a product of four."""
-    divisors = [n for n in range(1, count + 1) if count % n == 0]
-    for a in divisors:
-        for b in (n for n in divisors if count // a % n == 0):
-            for c in (n for n in divisors if count // a // b % n == 0):
-                yield a, b, c, count // a // b // c
-
-
-def stacks(experiment: Experiment) -> list[str]:
-    """Encoders whose layers can be computed again and are not yet."""
-    return [
-        name
-        for name, spec in experiment.encoders.items()
-        if isinstance(spec, StackSpec) and (spec.remat or experiment.mesh.remat) == "none"
-    ]
-
-
-def remade(experiment: Experiment, remat: bool) -> Experiment:
-    """The experiment, with every stack computing its layers again."""
-    if not remat:
-        return experiment
-    encoders = dict(experiment.encoders)
-    for name in stacks(experiment):
-        encoders[name] = encoders[name].model_copy(update={"remat": "full"})
-    return experiment.model_copy(update={"encoders": FrozenDict(encoders)})
-
-
-def _compiled(
-    experiment: Experiment, topology: Topology, one: Candidate, say: Say, cache: Cache | None
-) -> Priced | None:
-    """What the compiler says of a candidate; `None` if it refuses it."""
-    graph = resolve(remade(experiment, one.remat))
-    mesh = experiment.mesh.layers
+    check_task(experiment.train, None)
+    first, other = _ways(experiment)
+    waiting = price_all(experiment, topology, first, say)
+    order, tried = list(waiting), list[Candidate]()
     try:
-        price = pricer(graph, topology, one.sizes, say=say, cache=cache)
-        return price("unroll" if mesh == "unroll" else "scan")
+        devices(topology)
+    except NoCompilerError as error:
+        return _by_formulas(order, topology, str(error))
+    room, last = limit(topology), 2 if first == "unroll" else 1
+    spare = 2 if other else 0
+    left, low = finalists, LOW
+    while waiting and left >= last and (left - last >= spare or _best(tried) is None):
+        one = _next(waiting, room, low)
+        if one is None:
+            break
+        waiting.remove(one)
+        left -= last
+        one = compiled(experiment, topology, one, say, cache)
+        if one.compiled is None:
+            continue
+        tried.append(one)
+        low = max(low, one.compiled.cost.peak / one.cost.peak)
+    best = _best(tried)
+    if other and best is not None and left >= 2:
+        again = replace(best, layers=other, compiled=None)
+        again = compiled(experiment, topology, again, say, cache)
+        tried += [again] if again.compiled else []
+    tried.sort(key=lambda one: (not (one.compiled and one.compiled.fits), one.estimate))
+    why = _why(order, _best(tried), topology)
+    why += OF_GPUS if topology.chip.platform == "cuda" else ()
+    return Found(_best(tried), tuple(tried), tuple(waiting), why)
+
+
+def _by_formulas(order: list[Candidate], topology: Topology, reason: str) -> Found:
+    """The fastest with some room to spare."""
+    best = next((one for one in order if fits(one.cost, topology)), None)
+    rest = tuple(one for one in order if one is not best)
+    why = _why(order, best, topology)
+    return Found(best, (), rest, (f"by formulas alone: {reason}", *why))
+
+
+def _ways(experiment: Experiment) -> tuple[Layers, Layers | None]:
+    """How layers run in what is tried first, and then, where the experiment leaves it open and it
+    makes another program, in the best of that."""
+    choice = experiment.mesh.layers
+    if choice != "auto":
+        return choice, None
+    return "scan", "unroll" if runs_of(resolve(experiment)) else None
+
+
+def _next(waiting: list[Candidate], room: float, low: float) -> Candidate | None:
+    """The fastest that may fit; if none may, the smallest."""
+    fitting = (one for one in waiting if one.cost.peak * low <= room)
+    return next(fitting, min(waiting, key=lambda one: one.cost.peak, default=None))
+
+
+def _best(tried: list[Candidate]) -> Candidate | None:
+    fitting = [one for one in tried if one.compiled and one.compiled.fits]
+    return min(fitting, key=lambda one: one.estimate, default=None)
+
+
+def compiled(
+    experiment: Experiment, topology: Topology, one: Candidate, say: Say, cache: Cache | None
+) -> Candidate:
+    """A candidate with what the compiler says of it; as it is if the compiler refuses it."""
+    graph = resolve(remade(experiment, one.remat, one.microbatches, one.sizes))
+    say(f"compiling {one}")
+    try:
+        priced = pricer(graph, topology, one.sizes, say=say, cache=cache)(one.layers)
     except CompilationError as error:
         say(f"{one}: {error}")
-        return None
+        return one
+    return replace(one, compiled=priced)
+
+
+def _why(order: list[Candidate], best: Candidate | None, topology: Topology) -> tuple[str, ...]:
+    """What the choice is, what bounds it, and what faster ones lack."""
+    room = limit(topology)
+    large = [one for one in order if one.cost.peak * LOW > room]
+    lines: list[str] = []
+    if large:
+        lines.append(
+            f"{len(large)} of {len(order)} have no room by formulas; the fastest of these, "
+            f"{large[0]}, needs {large[0].cost.peak / 2**30:.1f} of {room / 2**30:.1f} GiB"
+        )
+    if best is None:
+        return tuple(lines)
+    took = best.compiled.times if best.compiled else times(best.cost, topology)
+    lines.append(f"the choice waits most for {took.bound}")
+    alone = (one for one in order if one.sizes["data"] == topology.devices)
+    plain = next((one for one in alone if one.microbatches == 1 and one.remat == "none"), None)
+    if plain is not None and plain.sizes != best.sizes:
+        word = "has room" if plain.cost.peak <= room else "has no room"
+        lines.append(
+            f"data parallelism alone {word} by formulas ({plain.cost.peak / 2**30:.1f} GiB) and "
+            f"takes {1e3 * plain.seconds:.3g} ms"
+        )
+    mesh = ", ".join(f"{name}: {value}" for name, value in best.mesh.items())
+    return (*lines, f"to take it: mesh: {{{mesh}}}")
+
+
+def _plain(one: Candidate) -> dict[str, Any]:
+    found: dict[str, Any] = {"mesh": one.mesh, "formulas": _cost(one.cost), "seconds": one.seconds}
+    if one.compiled is not None:
+        found["compiled"] = {**asdict(one.compiled), "cost": _cost(one.compiled.cost)}
+        found["seconds"] = one.estimate
+    return found
+
+
+def _cost(cost: Any) -> dict[str, Any]:
+    """A measure whose keys are texts."""
+    found = asdict(cost)
+    for name in ("ici", "dcn"):
+        sent: Mapping[Any, float] = found[name]
+        found[name] = {" ".join(axes): size for axes, size in sent.items()}
+    return found

@@ -104,21 +104,24 @@ def _table(rows: list[tuple[str, ...]]) -> Iterator[str]:
 
 def render_search(found: Found) -> str:
     """What a search came to, and why."""
-    rows = [("mesh", "by formulas", "compiled", "memory", "")]
-    for one in found.tried:
-        assert one.compiled is not None
-        cost, took = one.compiled.cost, one.compiled.times
-        word = "the choice" if one is found.best else "" if one.compiled.fits else "does not fit"
-        span = f"{_ms(took.shortest)} to {_ms(took.longest)}" if cost.flops else ""
-        rows.append((str(one), _ms(one.seconds), span, _gib(cost.peak), word))
+    rows = [("layout", "by formulas", "compiled", "memory", "")]
+    for one in found.tried or (found.best,):
+        if one is None:
+            continue
+        word, span, peak = "the choice" if one is found.best else "", "", one.cost.peak
+        if one.compiled is not None:
+            cost, took = one.compiled.cost, one.compiled.times
+            word, peak = word if one.compiled.fits else "does not fit", cost.peak
+            span = f"{_ms(took.shortest)} to {_ms(took.longest)}" if one.compiled.fits else ""
+        rows.append((str(one), _ms(one.seconds), span, _gib(peak), word))
     lines = [f"compiled {len(found.tried)}, priced {len(found.rest)} more by formulas:"]
     lines += _table(rows)
     if found.best is None:
-        lines.append("none of these fits: try a larger topology, a smaller batch, or remat")
+        lines.append("none of these fits: try a larger topology or a smaller batch")
     elif found.rest:
         best = found.rest[0]
         lines.append(f"the next by formulas, not compiled: {best} ({_ms(best.seconds)})")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *found.why]) + "\n"
 
 
 def _gib(size: float) -> str:

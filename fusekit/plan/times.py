@@ -1,7 +1,8 @@
 """From what a step costs to how long it may take: a range, estimated and never measured.
 
 Compute is the compiler's cycles over the clock that makes them fit the chip's peak; where there are
-none, the longer of FLOPs over the peak and bytes over the memory's rate. Links are bytes over their
+none, what `fusekit.plan.analytic` makes of it, or else the longer of FLOPs over the peak and bytes
+over the memory's rate. Links are bytes over their
 rates. How far these overlap is not known: the shortest step hides all but the longest of them, the
 longest step hides nothing.
 """
@@ -51,7 +52,7 @@ def times(found: Measure, topology: Topology) -> Times:
     """How long one step takes on each device of a topology."""
     chip, devices = topology.chip, topology.chip.devices
     memory = found.hbm / (chip.hbm_rate / devices)
-    compute = max(found.flops / (chip.flops / devices), memory)
+    compute = found.compute or max(found.flops / (chip.flops / devices), memory)
     if found.cycles and chip.clock:
         compute = found.cycles / chip.clock
     return Times(compute, memory, _ici(found, topology), _dcn(found, topology))

@@ -82,9 +82,7 @@ def count(jaxpr: Any, name: str = "") -> Counter[str]:
     """FLOPs of a jaxpr by the innermost node mark; `name` stands for what has none."""
     found: Counter[str] = Counter()
     for equation in jaxpr.eqns:
-        marks = [s.name for s in equation.source_info.name_stack.stack if hasattr(s, "name")]
-        marks = [mark.removeprefix(MARK) for mark in marks if mark.startswith(MARK)]
-        owner = marks[-1] if marks else name
+        owner = owner_of(equation, name)
         inner = [count(sub, owner) for sub in inner_jaxprs(equation.params)]
         match equation.primitive.name:
             case "cond" if inner:
@@ -96,15 +94,22 @@ def count(jaxpr: Any, name: str = "") -> Counter[str]:
                 for sub in inner:
                     found.update({key: value * times for key, value in sub.items()})
             case _:
-                found[owner] += _own(equation)
+                found[owner] += own(equation)
     return found
+
+
+def owner_of(equation: Any, name: str = "") -> str:
+    """The innermost node mark of an equation, or else `name`."""
+    marks = [s.name for s in equation.source_info.name_stack.stack if hasattr(s, "name")]
+    marks = [mark.removeprefix(MARK) for mark in marks if mark.startswith(MARK)]
+    return marks[-1] if marks else name
 
 
 def _loops(equation: Any) -> bool:
     return equation.primitive.name == "scan"
 
 
-def _own(equation: Any) -> int:
+def own(equation: Any) -> int:
     """FLOPs of one primitive: two for a multiply-add, one for any other arithmetic."""
     primitive = equation.primitive.name
     out = sum(prod(v.aval.shape) for v in equation.outvars if hasattr(v.aval, "shape"))

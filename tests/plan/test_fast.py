@@ -5,9 +5,10 @@ import pytest
 
 from fusekit.graph import resolve
 from fusekit.layout import Layout
-from fusekit.plan.analytic import analytic, traced_step
+from fusekit.plan.analytic import analytic
 from fusekit.plan.compiled import measure
 from fusekit.plan.fast import extrapolated
+from fusekit.plan.traced import traced_step
 from fusekit_tpu.topology import Topology
 from tests.plan.models import bottleneck, single
 
@@ -52,7 +53,10 @@ def test_what_does_not_repeat_is_not_cut():
 def test_formulas_have_the_state_and_flops_of_the_compiler():
     experiment = single(depth=2)
     graph, price = priced(experiment, fsdp=2, tensor=2)
-    found, due = analytic(graph, traced_step(graph, 16), {"fsdp": 2, "tensor": 2}), price(graph)
+    found, due = (
+        analytic(graph, traced_step(graph, 16), {"fsdp": 2, "tensor": 2}, TOPOLOGY),
+        price(graph),
+    )
     assert found.state == due.state
     assert found.flops == pytest.approx(due.flops, rel=0.25)
     assert set(found.ici) == {("fsdp",), ("tensor",)}

@@ -68,8 +68,13 @@ def test_the_command(tmp_path, capsys, without_compiler):
     assert run(["plan", str(path), "--topology", "v5e:3x3"]) == 2
     assert "v5e has no such shape" in capsys.readouterr().err
     assert run(["plan", str(path), "--topology", "v5e:2x2", "--stage", "x"]) == 2
-    assert run(["plan", str(path), "--topology", "v5e:2x2", "--search", "--json"]) == 2
-    assert "--search prints no JSON" in capsys.readouterr().err
+    assert run(["plan", str(path), "--topology", "v5e:2x2", "--search", "--json", "--quiet"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["tried"] == []
+    assert found["why"][0].startswith("by formulas alone: libtpu is not installed")
+    assert found["best"]["seconds"] == min(
+        one["seconds"] for one in [found["best"], *found["rest"]]
+    )
 
 
 def test_a_real_tpu_compiler_prices_a_step(tmp_path):

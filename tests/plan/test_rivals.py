@@ -2,8 +2,8 @@
 
 import fusekit
 from fusekit.graph import resolve
-from fusekit.plan.analytic import traced_step
 from fusekit.plan.rivals import rivals
+from fusekit.plan.traced import traced_step
 
 
 def told(fusion, width, reads, length=6):

@@ -9,8 +9,8 @@ from fusekit.api import load_graph
 from fusekit.config.compose import shipped
 from fusekit.graph import resolve
 from fusekit.graph.units import UnitId, templates
-from fusekit.plan.analytic import traced_step
 from fusekit.plan.shorten import runs_of, shortened
+from fusekit.plan.traced import traced_step
 from fusekit.program import Program
 from fusekit.train.splits import open_splits
 from tests.plan.models import bottleneck, single

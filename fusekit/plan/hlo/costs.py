@@ -35,6 +35,7 @@ class Costs:
       custom_calls: how often custom calls and ragged products run, whose FLOPs are in no sum here.
       custom_flops: what those among them that are kernels declare (Pallas's `CostEstimate`).
       hbm_bytes: read and written in main memory.
+      kernels: FLOPs and bytes of every instruction, as often as it runs.
       collectives: in the order of the text.
       unknown_loops: loops whose turns the text does not tell, with the turns that were assumed.
     """
@@ -47,6 +48,7 @@ class Costs:
     custom_calls: dict[str, int]
     custom_flops: int
     hbm_bytes: int
+    kernels: tuple[tuple[int, int], ...]
     collectives: tuple[Collective, ...]
     unknown_loops: dict[str, int]
 
@@ -89,6 +91,7 @@ def costs(
     flops: Counter[str] = Counter()
     unestimated: Counter[str] = Counter()
     calls: Counter[str] = Counter()
+    kernels: list[tuple[int, int]] = []
     found: list[Collective] = []
     moved = declared = 0
 
@@ -104,15 +107,17 @@ def costs(
             cycles[scope_of(module, computation, instruction)] += estimate * times
         elif not is_free(instruction):
             unestimated[_kind(module, instruction)] += times
-        counted = False
+        within = 0
         for product, count in products(module, computation, instruction):
             scope = scope_in(product.op_name) or scope_of(module, computation, instruction)
             flops[scope] += count * times
-            counted = True
-        for name, claimed in () if counted else custom(module, instruction):
+            within += count * times
+        for name, claimed in () if within else custom(module, instruction):
             calls[name] += times
             declared += claimed * times
-        moved += hbm_bytes(module, computation, instruction) * times
+        bytes_ = hbm_bytes(module, computation, instruction) * times
+        kernels += [(within, bytes_)] if within or bytes_ else []
+        moved += bytes_
         found += collectives(module, visit, placement)
     return Costs(
         cycles=cycles.total(),
@@ -123,6 +128,7 @@ def costs(
         custom_calls=dict(calls),
         custom_flops=declared,
         hbm_bytes=moved,
+        kernels=tuple(kernels),
         collectives=tuple(found),
         unknown_loops=walked.unknown_loops,
     )
