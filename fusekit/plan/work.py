@@ -135,7 +135,7 @@ class Work:
     def _scan(
         self, equation: Any, inner: Any, given: list[Tag], times: float, name: str
     ) -> list[Tag]:
-        consts, carries = equation.params["num_consts"], equation.params["num_carry"]
+        consts, carries = _carried(equation, inner)
         xs = [Tag(frozenset(n - 1 for n in tag.split)) for tag in given[consts + carries :]]
         start = [Tag(tag.split) for tag in given[: consts + carries]]
         once = Work(self.batch)
@@ -183,6 +183,19 @@ def _across_lanes(equation: Any) -> bool:
 def inner_of(equation: Any) -> Any:
     """The jaxpr that an equation runs; of a `cond` the first; `None` if it runs none."""
     return next(inner_jaxprs(equation.params), None)
+
+
+def _carried(equation: Any, inner: Any) -> tuple[int, int]:
+    """How many constants and carries a scan has: what it runs over and what it stacks has an axis
+    more outside than inside. Names of its parameters differ between versions of jax."""
+
+    def same(outer: Any, inside: Any) -> int:
+        return sum(
+            len(a.aval.shape) == len(b.aval.shape) for a, b in zip(outer, inside, strict=True)
+        )
+
+    carries = same(equation.outvars, inner.outvars)
+    return same(equation.invars, inner.invars) - carries, carries
 
 
 def _loops(equation: Any) -> bool:
