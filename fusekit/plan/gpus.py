@@ -42,5 +42,5 @@ def target_config(chip: Chip) -> str:
         'platform_name: "CUDA"\n'
         "runtime_version { major: 12 minor: 8 }\n"
         "dnn_version_info { major: 9 minor: 7 }\n"
-        f'device_description_str: "{chip.name}"\n'
+        f'device_description_str: "NVIDIA {chip.name.upper()}"\n'
     )
