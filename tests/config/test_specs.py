@@ -84,7 +84,7 @@ def test_sections_and_parts_of_specs():
         (lambda: Train(steps=1, epochs=1), "`steps` and `epochs` are both given: give one"),
         (lambda: Train(optimizer={"type": "adamww"}), "optimizer.type: there is no optimizer"),  # pyright: ignore
         (lambda: Group(), "paths: `paths` is missing"),  # pyright: ignore
-        (lambda: Mesh(fsdp=0), "fsdp: is out of range"),
+        (lambda: Mesh(expert=0), "expert: is out of range"),
         (lambda: Missing(rate=0.1, given="label"), "a mapping of rates and `given` go together"),
         (lambda: KFold(folds=3, fold=3), "fold 3 does not exist"),
     ]

@@ -11,9 +11,9 @@ def test_of_two_products_a_score():
     given, *_ = cases.arrays(case, jnp.bfloat16)
     vectors = 2 * (4 * 5 + 2 * 6 * 5)  # of two bytes a number
     product = 2 * 4 * 6 * 5 * 2
-    assert floors.forward(given) == (product, vectors + 4 * (4 + 6))
+    assert floors.forward(given)[:2] == (product, vectors + 4 * (4 + 6))
     # the same again, and the gradients by rows and by columns
-    assert floors.backward(given) == (3 * product, 2 * vectors + 4 * 4 * (4 + 6))
+    assert floors.backward(given)[:2] == (3 * product, 2 * vectors + 4 * 4 * (4 + 6))
 
 
 def test_seconds_are_the_longer():
