@@ -275,8 +275,15 @@ def test_many_scores_are_made_in_chunks():
     )
     plan = reduce.plan(case.kind, many, Target("cpu"), **options)
     assert (plan.forward, plan.backward) == ("xla", "xla")
-    gpu = reduce.plan(case.kind, many, Target("gpu", capability=(9, 0)), **options)
+    hopper = Target("gpu", capability=(9, 0))
+    half = many._replace(
+        x=jax.ShapeDtypeStruct(many.x.shape, jnp.bfloat16),
+        y=jax.ShapeDtypeStruct(many.y.shape, jnp.bfloat16),
+    )
+    gpu = reduce.plan(case.kind, half, hopper, **options)
     assert (gpu.forward, gpu.backward) == ("gpu", "gpu")
+    assert reduce.plan(case.kind, many, hopper, **options).forward == "xla"
+    assert reduce.plan(case.kind, many, hopper, forward="gpu", backward="gpu").forward == "gpu"
     with pytest.raises(BackendError, match="multiplies bfloat16, and vectors are of float32"):
         reduce.plan(
             case.kind, many, Target("tpu", generation="v5e"), forward="tpu", backward="auto"

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from fusekit.errors import FusekitError
 from fusekit_modules.ops.target import Target
 
 CPU = Target("cpu")
@@ -39,4 +40,7 @@ def layout_of(place: Any) -> Any:
 def target_of(place: Any, target: Target | None) -> Target:
     if target is not None:
         return target
-    return CPU if place is None else Target.of(place)
+    try:
+        return CPU if place is None else Target.of(place)
+    except FusekitError:  # a device that no kernels are for
+        return CPU

@@ -38,7 +38,8 @@ def info_nce(
       scale: s, one over the temperature.
       rows, columns: which of them count; contents of the others are not read.
       keys, column_keys: positives are those of one key; without, row i and column i.
-      place: a layout or mesh that the program is compiled for; rows and columns are cut over it.
+      place: a layout, mesh or device that the program is compiled for; rows and columns are cut
+        over it.
       target: the kind of device, where there is no `place`; default a CPU.
       forward, backward: backends, by name or `auto`.
 
