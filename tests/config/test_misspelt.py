@@ -36,6 +36,9 @@ pytestmark = pytest.mark.usefixtures("read_once")
 
 FREE = [
     *[(section, "*") for section in ("encoders", "fusion", "heads", "losses", "metrics", "data")],
+    *[(section, "*") for section in ("parts", "stages")],
+    ("train", "tasks", "*"),
+    ("stages", "*", "tasks", "*"),
     ("train", "groups", "*"),
     ("data", "*", "transforms", "*"),
     ("fusion", "*", "inputs", "*"),
