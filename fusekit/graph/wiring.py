@@ -166,7 +166,8 @@ class Wiring:
             message = f"{name} is a modality: what comes from data is a port of batch"
             return Problem((), message, str(reference), f"batch.{name}")
         known = [n for n, other in self.nodes.items() if other.role != "modality"]
-        close = nearest(name, known)
+        inside = [n for n in known if "." in n]  # nodes of parts: the part may be misspelt
+        close = nearest(name, known) or nearest(".".join([name, *reference.ports[:1]]), inside)
         self.meant.update(close[:1])
         due = "" if close else _one_of(known)
         return Problem((), f"nothing is called {name}", str(reference), due, close)
