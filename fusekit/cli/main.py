@@ -79,8 +79,10 @@ def run(arguments: Sequence[str]) -> int:
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except KeyboardInterrupt:
+        from fusekit.status import INTERRUPTED
+
         typer.echo("stopped", err=True)
-        return 130
+        return INTERRUPTED
     except Exception as error:
         from fusekit.errors import FusekitError
         from fusekit.status import status_of

@@ -167,7 +167,7 @@ class Run:
         out = module(inputs, context=context.at(event.node, index))
         self._keep(unit, module, state_of)
         out = described(out, self.model.graph.signatures[event.gives[0]])
-        return (finished(out, event.node, context),)
+        return (finished(out, context),)
 
     _start = _call
 
@@ -177,10 +177,10 @@ class Run:
         unit = UnitId(event.node, END)
         module = self._module(unit, state_of)
         if module is None:
-            return (finished(inputs["stream"], event.node, context),)
+            return (finished(inputs["stream"], context),)
         out = module(inputs["stream"], context=context.at(unit.path))
         self._keep(unit, module, state_of)
-        return (finished(out, event.node, context),)
+        return (finished(out, context),)
 
     def _layer(
         self, event: Event, index: Any, inputs: dict[str, Any], state_of: Any, context: Context
@@ -193,7 +193,7 @@ class Run:
         out = module(inputs["stream"], edits, context=at)
         self._keep(unit, module, state_of)
         stream = in_dtype(out.stream, inputs["stream"])
-        out = LayerOutput(constrained(stream, event.node, context), out.extras)
+        out = LayerOutput(constrained(stream, context), out.extras)
         return (out if edits.all else out.stream,)
 
     def _operator(self, event: Event, state_of: Any) -> tuple[UnitId, Any]:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from fusekit.context import Context
-from fusekit.graph.node import BATCH, Event, Key
+from fusekit.graph.node import Event, Key
 from fusekit.graph.units import Template, Tree
 from fusekit.stream import Signature, Stream
 
@@ -45,13 +45,9 @@ def described(out: Any, signature: Any) -> Any:
     return out.with_(spans=signature.spans, grid=signature.grid)
 
 
-def finished(out: Any, node: str, context: Context) -> Any:
+def finished(out: Any, context: Context) -> Any:
     """What a node gives: zeros where padded or absent, sharded by the activation rules."""
-
-    def one(stream: Stream) -> Stream:
-        return constrained(stream, node, context)
-
-    return jax.tree.map(one, cleaned(out), is_leaf=_whole)
+    return jax.tree.map(lambda stream: constrained(stream, context), cleaned(out), is_leaf=_whole)
 
 
 def cleaned(out: Any) -> Any:
@@ -63,10 +59,9 @@ def _whole(part: Any) -> bool:
     return isinstance(part, Stream)
 
 
-def constrained(stream: Stream, node: str, context: Context) -> Stream:
-    """A node's stream, annotated for the mesh if there is one."""
-    layout = context.layout
-    return stream if layout is None else layout.of_node(node).constrain(stream)
+def constrained(stream: Stream, context: Context) -> Stream:
+    """The stream, annotated for the mesh if there is one."""
+    return stream if context.layout is None else context.layout.constrain(stream)
 
 
 def like(value: Any, before: Any, node: str) -> Any:
@@ -96,4 +91,4 @@ def entered(stream: Stream, signature: Signature, valid: Stream | None, context:
     ).clean()
     if signature.dtype == "float" and signature.kind != "table":
         clean = clean.with_(values=clean.values.astype(context.dtype))
-    return constrained(clean, BATCH, context)
+    return constrained(clean, context)
