@@ -18,7 +18,7 @@ from fusekit_modules.ops.stream_attention.op import plan
 
 AHEAD = ("gpu",)
 """Platforms on which the kernels were measured to be ahead of XLA (docs/kernels.md); elsewhere they
-run if asked for. In float32 the portable form always does, since it obeys JAX's precision."""
+run if asked for. So they do in float32, in which the portable form obeys JAX's precision."""
 
 
 def by_kernel(
