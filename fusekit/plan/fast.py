@@ -1,8 +1,11 @@
 """What a long program costs, from two short ones.
 
-One has a repeat of each run of equal layers, the other two. What the second costs more is what one
-repeat of every run costs together; how much of it is each run's follows from the traced step: FLOPs
-for compute, residuals for memory and for what `tensor` sums, parameters for what else is sent.
+One has eight repeats of each long run of equal layers, the other ten. What the second costs more is
+what two repeats of every run cost together; how much of it is each run's follows from the traced
+step: FLOPs for compute, residuals for memory and for what `tensor` sums, parameters for what else
+is sent. With fewer repeats another moment is the peak of memory, and less is kept from the forward
+pass for the backward pass; and they are hardly faster to compile, since compilers know layers that
+they have seen.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,12 +13,14 @@ from dataclasses import replace
 from typing import Any
 
 from fusekit.graph.graph import Graph
+from fusekit.graph.schedule import Scan
 from fusekit.plan.compiled import Measure
 from fusekit.plan.shorten import runs_of, shortened
 from fusekit.plan.traced import Traced, traced_step
 
 Compile = Callable[[Graph], Measure]
-FEWEST = 1
+FORMS = (8, 10)
+"""Repeats of each long run in the two short forms."""
 BY = {
     "peak": "kept",
     "hbm": "kept",
@@ -30,11 +35,27 @@ BY = {
 """What of the traced step tells a run's share of each cost."""
 
 
+def long_runs(graph: Graph, forms: tuple[int, int] = FORMS) -> tuple[Scan, ...]:
+    """The runs that short forms cut; none where the two forms together have more than half of the
+    layers that repeat, and compiling the whole is as fast."""
+    runs = runs_of(graph)
+    cut = tuple(run for run in runs if run.count > forms[1])
+    left = sum(len(run.repeats[0]) * min(run.count, form) for run in runs for form in forms)
+    whole = sum(len(run.repeats[0]) * run.count for run in runs)
+    return cut if graph.whole is None and 2 * left <= whole else ()
+
+
+def compilations(graph: Graph, layers: str) -> int:
+    """How many it takes to price a graph, one way of running its layers."""
+    return 2 if layers == "unroll" and long_runs(graph) else 1
+
+
 def extrapolated(
     graph: Graph,
     compile: Compile,
     say: Callable[[str], None] = lambda text: None,
     task: str | None = None,
+    forms: tuple[int, int] = FORMS,
 ) -> Measure | None:
     """The cost of a graph whose layers run one by one, from short forms of it.
 
@@ -43,32 +64,32 @@ def extrapolated(
       compile: gives the cost of a graph.
       say: is told of each compilation.
       task: whose step, where tasks alternate.
+      forms: repeats of each long run in the two forms.
 
     Returns:
-      `None` if the graph has no runs to cut, or one of its short forms does not fit.
+      `None` if the graph has no long runs to cut, or one of its short forms does not fit.
     """
-    runs = runs_of(graph)
-    if not runs or graph.whole is not None:
+    runs = long_runs(graph, forms)
+    if not runs:
         return None
     batch = graph.experiment.train.batch
-    few = [FEWEST] * len(runs)
-    forms = [shortened(graph, runs, [count + more for count in few]) for more in (0, 1)]
+    few, many = ([form] * len(runs) for form in forms)
     say(f"compiling short forms of {len(runs)} runs of equal layers")
-    base, longer = (compile(form) for form in forms)
+    base, longer = (compile(shortened(graph, runs, counts)) for counts in (few, many))
     if not (base.fits and longer.fits):
         return None
-    first = traced_step(forms[0], batch, task)
+    first = traced_step(shortened(graph, runs, few), batch, task)
     more: list[Traced] = []
     for number in range(len(runs)):
         counts = [count + (at == number) for at, count in enumerate(few)]
         more.append(traced_step(shortened(graph, runs, counts), batch, task))
     grown = longer.plus(replace(base, seconds=0.0), -1.0)
-    times = [run.count - FEWEST for run in runs]
+    times = [(run.count - forms[0]) / (forms[1] - forms[0]) for run in runs]
     return base.plus(_scaled(grown, first, more, times), 1.0)
 
 
-def _scaled(grown: Measure, first: Traced, more: list[Traced], times: list[int]) -> Measure:
-    """What one more repeat of every run costs, each run's share as often as it has repeats."""
+def _scaled(grown: Measure, first: Traced, more: list[Traced], times: list[float]) -> Measure:
+    """What more repeats of every run cost, each run's share as often as it has that many."""
     values: dict[str, Any] = {}
     for name, by in BY.items():
         value = getattr(grown, name)
@@ -87,7 +108,7 @@ def _scaled(grown: Measure, first: Traced, more: list[Traced], times: list[int])
 
 
 def _factor(
-    first: Traced, more: list[Traced], times: list[int], by: str, node: str | None = None
+    first: Traced, more: list[Traced], times: list[float], by: str, node: str | None = None
 ) -> float:
     """The mean number of repeats, each run weighted by its share of a repeat's cost; of a node in
     no run, that of all of them."""

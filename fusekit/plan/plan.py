@@ -24,8 +24,6 @@ from fusekit.study.alone import only
 from fusekit.study.reach import Reach, modalities_read
 from fusekit_tpu.topology import Topology
 
-UNSURE = 1.2
-"""How far formulas may be above an extrapolated peak before this is said."""
 Layers = Literal["scan", "unroll"]
 Say = Callable[[str], None]
 OF_GPUS = (
@@ -149,8 +147,6 @@ def plan(
         chosen = price(first)
         other = price("unroll" if first == "scan" else "scan") if both else None
         notes += OF_GPUS if topology.chip.platform == "cuda" else ()
-        formulas = analytic(graph, traced, sizes, topology, layers=first)
-        notes += doubts(chosen, formulas.peak)
     except NoCompilerError as error:
         notes.append(f"by formulas alone: {error}")
         cost = analytic(graph, traced, sizes, topology)
@@ -166,17 +162,6 @@ def plan(
         traced.flops,
         tuple(notes),
     )
-
-
-def doubts(chosen: Priced, formulas: float) -> list[str]:
-    """What to say where the peak of short programs falls behind that of formulas: another moment
-    may be the peak of the whole one."""
-    if chosen.how != "extrapolated" or formulas <= UNSURE * chosen.cost.peak:
-        return []
-    return [
-        f"memory is that of short programs carried on; formulas say {formulas / 2**30:.2f} GiB, and"
-        " --exact compiles the whole"
-    ]
 
 
 def layers_of(graph: Graph) -> Layers:

@@ -10,6 +10,7 @@ from fusekit.plan.cache import Cache
 from fusekit.plan.candidates import Candidate, price_all, remade
 from fusekit.plan.compiled import CompilationError
 from fusekit.plan.compilers import NoCompilerError, devices
+from fusekit.plan.fast import compilations
 from fusekit.plan.plan import OF_GPUS, Say, pricer
 from fusekit.plan.shorten import runs_of
 from fusekit.plan.times import fits, limit, times
@@ -17,7 +18,7 @@ from fusekit.plan.turns import check_task
 from fusekit_tpu.topology import Topology
 
 FINALISTS = 4
-"""Compilations at most. A program that runs its layers one by one takes two, of short forms."""
+"""Compilations at most. A deep program that runs its layers one by one takes two, of short forms."""
 LOW = 1.06
 """By how much formulas may be too low in memory before anything is compiled. Afterwards, by as much
 as they were seen to be."""
@@ -79,8 +80,9 @@ def search(
         devices(topology)
     except NoCompilerError as error:
         return _by_formulas(order, topology, str(error))
-    room, last = limit(topology), 2 if first == "unroll" else 1
-    spare = 2 if other else 0
+    graph, room = resolve(experiment), limit(topology)
+    last = compilations(graph, first)
+    spare = compilations(graph, other) if other else 0
     left, low = finalists, LOW
     while waiting and left >= last and (left - last >= spare or _best(tried) is None):
         one = _next(waiting, room, low)
@@ -94,7 +96,7 @@ def search(
         tried.append(one)
         low = max(low, one.compiled.cost.peak / one.cost.peak)
     best = _best(tried)
-    if other and best is not None and left >= 2:
+    if other and best is not None and left >= spare:
         again = replace(best, layers=other, compiled=None)
         again = compiled(experiment, topology, again, say, cache)
         tried += [again] if again.compiled else []

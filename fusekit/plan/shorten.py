@@ -1,7 +1,7 @@
 """A graph with fewer repeats of its equal layers, which compiles in a fraction of the time.
 
 Layers that repeat with a period (those that the program may scan) cost the same each. So a program
-with one repeat of each run, and one more for each run with two of it, tell what all cost.
+with few repeats of each run, and one with some more of them, tell what all cost.
 """
 
 from collections.abc import Mapping, Sequence

@@ -7,12 +7,14 @@ from fusekit.graph import resolve
 from fusekit.layout import Layout
 from fusekit.plan.analytic import analytic
 from fusekit.plan.compiled import measure
-from fusekit.plan.fast import extrapolated
+from fusekit.plan.fast import compilations, extrapolated, long_runs
 from fusekit.plan.traced import traced_step
 from fusekit_tpu.topology import Topology
 from tests.plan.models import bottleneck, single
 
 TOPOLOGY = Topology.parse("v5e:2x2")
+FORMS = (1, 2)
+"""Repeats, few enough for models of this size."""
 
 
 def priced(experiment, **sizes):
@@ -28,14 +30,14 @@ def priced(experiment, **sizes):
 @pytest.mark.parametrize(
     ("experiment", "sizes"),
     [
-        (single(depth=4), {"fsdp": 2, "tensor": 2}),
-        pytest.param(bottleneck(depth=8), {"data": 4}, marks=pytest.mark.slow),
-        pytest.param(bottleneck(depth=6), {"fsdp": 2, "tensor": 2}, marks=pytest.mark.slow),
+        (single(depth=6), {"fsdp": 2, "tensor": 2}),
+        pytest.param(bottleneck(depth=12), {"data": 4}, marks=pytest.mark.slow),
+        pytest.param(bottleneck(depth=12), {"fsdp": 2, "tensor": 2}, marks=pytest.mark.slow),
     ],
 )
 def test_the_whole_from_short_forms(experiment, sizes):
     graph, price = priced(experiment, **sizes)
-    short, whole = extrapolated(graph, price), price(graph)
+    short, whole = extrapolated(graph, price, forms=FORMS), price(graph)
     assert short is not None
     assert short.flops == pytest.approx(whole.flops, rel=0.02)
     assert short.state == pytest.approx(whole.state, rel=1e-6)
@@ -45,9 +47,12 @@ def test_the_whole_from_short_forms(experiment, sizes):
     assert sum(whole.flops_of.values()) == pytest.approx(whole.flops, rel=1e-6)
 
 
-def test_what_does_not_repeat_is_not_cut():
-    graph, price = priced(single(depth=2), data=4)
-    assert extrapolated(graph, price) is None
+@pytest.mark.parametrize(("depth", "count"), [(2, 0), (35, 0), (36, 1), (40, 1)])
+def test_only_long_runs_are_cut_where_that_leaves_half(depth, count):
+    graph = resolve(single(depth=depth))
+    assert len(long_runs(graph)) == count
+    assert compilations(graph, "unroll") == 1 + count
+    assert compilations(graph, "scan") == 1
 
 
 def test_formulas_have_the_state_and_flops_of_the_compiler():

@@ -10,7 +10,7 @@ from fusekit.errors import LayoutError
 from fusekit.plan import Cache, planned, render
 from fusekit.plan import compilers as compilers_module
 from fusekit.plan.compiled import Measure
-from fusekit.plan.plan import doubts, priced, sizes_of
+from fusekit.plan.plan import sizes_of
 from fusekit_tpu.topology import Topology
 from tests.plan.models import bottleneck, single
 
@@ -44,14 +44,6 @@ def test_modalities_add_up_and_leaving_one_out_saves(without_compiler):
     assert set(plan.modalities) == {"image", "audio", "shared"}
     assert list(plan.without) == ["audio"]
     assert plan.without["audio"] < plan.flops - 0.5 * plan.modalities["audio"]
-
-
-def test_an_extrapolated_peak_that_formulas_doubt_is_said_to_be():
-    def said(how, formulas):
-        return doubts(priced("unroll", how, Measure(peak=2.0 * 2**30), FOUR), formulas * 2**30)
-
-    assert said("extrapolated", 2.3) == said("compiled", 4.0) == []
-    assert "formulas say 4.00 GiB, and --exact" in said("extrapolated", 4.0)[0]
 
 
 def test_the_cache_gives_back_what_it_was_given(tmp_path):

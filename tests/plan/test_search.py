@@ -90,10 +90,13 @@ def test_what_a_compilation_needed_beyond_formulas_is_reckoned_in(monkeypatch):
 
 
 @pytest.mark.parametrize(("faster", "layers"), [(0.5, "unroll"), (2.0, "scan")])
-def test_the_best_is_compiled_the_other_way_too(monkeypatch, faster, layers):
+@pytest.mark.parametrize(("depth", "scans"), [(3, 3), (36, 2)])
+def test_the_best_is_compiled_the_other_way_too(monkeypatch, faster, layers, depth, scans):
     asked = made_up(monkeypatch, faster=faster)
-    found = search(single(batch=64, encoders=ENCODERS), TOPOLOGY)
-    assert [one[3] for one in asked] == ["scan", "scan", "unroll"]  # the last counts for two
+    encoders = {"image": {**ENCODERS["image"], "depth": depth}}
+    found = search(single(batch=64, encoders=encoders), TOPOLOGY)
+    # of a deep stack the last is two, of short forms
+    assert [one[3] for one in asked] == [*["scan"] * scans, "unroll"]
     assert found.best.layers == layers
 
 
