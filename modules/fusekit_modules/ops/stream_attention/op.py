@@ -10,8 +10,8 @@ import jax
 from jaxtyping import Array, Float
 
 from fusekit.layout import Layout
-from fusekit_modules.ops.dispatch import Choice, Reason, choose
-from fusekit_modules.ops.stream_attention import gpu, reference, tpu, xla
+from fusekit_modules.ops.dispatch import BackendError, Choice, Reason, choose
+from fusekit_modules.ops.stream_attention import gpu, reference, splash, tpu, xla
 from fusekit_modules.ops.stream_attention.form import Form, Queries, Reads, Source, form_of
 from fusekit_modules.ops.stream_attention.shards import Shards
 from fusekit_modules.ops.target import Target
@@ -19,12 +19,15 @@ from fusekit_modules.ops.target import Target
 _BACKENDS: Mapping[str, ModuleType] = {
     "gpu": gpu,
     "tpu": tpu,
+    "splash": splash,
     "xla": xla,
     "reference": reference,
 }
 """Best first."""
-_KERNELS = ("gpu", "tpu")
+_KERNELS = ("gpu", "tpu", "splash")
 """What the partitioner cannot cut."""
+_BOTH = ("splash",)
+"""Backends with a gradient of their own: both passes are theirs."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,8 @@ def stream_attention(
         backward=backward,
         layout=layout,
     )
+    if run.forward.backend in _BOTH:
+        return tuple(out for out, _ in _forward(run, queries, sources, logs=False))
     return _attend(run, tuple(queries), tuple(sources))
 
 
@@ -104,19 +109,23 @@ def plan(
     form = form_of(queries, sources, heads=heads, scale=scale, reads=reads)
     form = replace(form, interpret=target.interpret)
 
-    def asked(what: str, name: str) -> Choice:
+    def asked(what: str, name: str, modules: Mapping[str, ModuleType]) -> Choice:
         reasons: dict[str, Callable[[], Reason]] = {
             name: partial(module.unsupported, target, form, queries, sources)
-            for name, module in _BACKENDS.items()
+            for name, module in modules.items()
         }
         return choose(what, name, reasons)
 
-    return Run(
-        form,
-        asked("stream attention", backend),
-        asked("stream attention backward", backward or backend),
-        None if layout is None else Shards.of(layout, form, len(queries[0].values)),
-    )
+    forward = asked("stream attention", backend, _BACKENDS)
+    if forward.backend in _BOTH and backward in (None, forward.backend):
+        back = forward
+    else:
+        alone = {name: module for name, module in _BACKENDS.items() if name not in _BOTH}
+        back = asked("stream attention backward", backward or backend, alone)
+        if forward.backend in _BOTH:
+            raise BackendError(f"{forward.backend} makes both passes, and {back} was asked for")
+    shards = None if layout is None else Shards.of(layout, form, len(queries[0].values))
+    return Run(form, forward, back, shards)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -1,0 +1,100 @@
+"""Attention of long streams by JAX's splash attention: values, gradients, and when it is taken."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fusekit.layout import Layout
+from fusekit_modules.ops import BackendError, Target
+from fusekit_modules.ops.stream_attention import (
+    Queries,
+    Source,
+    cases,
+    plan,
+    reference,
+    splash,
+    stream_attention,
+)
+from fusekit_modules.ops.stream_attention.form import form_of
+
+V5E = Target("tpu", generation="v5e")
+
+
+def difference(found, due):
+    found, due = (
+        np.concatenate([np.ravel(a) for a in jax.tree.leaves(x)]).astype("float64")
+        for x in (found, due)
+    )
+    return np.linalg.norm(found - due) / max(np.linalg.norm(due), 1e-30)
+
+
+def given(length, batch=2):
+    tokens = jax.ShapeDtypeStruct((batch, length, 128), jnp.bfloat16)
+    return [Queries(tokens)], [Source(tokens, tokens)]
+
+
+@pytest.mark.parametrize(("dtype", "limit"), [(jnp.float32, 1e-5), (jnp.bfloat16, 5e-3)])
+@pytest.mark.parametrize(
+    ("number", "missing"), [(0, "none"), (1, "some"), (3, "streams"), (3, "all"), (4, "some")]
+)
+def test_it_equals_the_reference(number, missing, dtype, limit):
+    case = replace(cases.TESTED[number], missing=missing)
+    queries, sources = cases.arrays(case, dtype)
+    rng = np.random.default_rng(1)
+    grads = [jnp.asarray(rng.standard_normal(q.values.shape), dtype) for q in queries]
+    form = form_of(queries, sources, heads=case.heads, scale=None, reads=case.reads)
+    interpreted = replace(form, interpret=True)
+
+    def run(values, pairs):
+        read = [q._replace(values=v) for q, v in zip(queries, values, strict=True)]
+        of = [s._replace(key=k, value=v) for s, (k, v) in zip(sources, pairs, strict=True)]
+        return [out for out, _ in splash.forward(interpreted, read, of)]
+
+    outs, back = jax.vjp(
+        jax.jit(run), [q.values for q in queries], [(s.key, s.value) for s in sources]
+    )
+    exact = jax.tree.map(
+        lambda a: a if a.dtype == bool else a.astype(jnp.float32), (queries, sources, grads)
+    )
+    due = reference.forward(form, *exact[:2])
+    assert difference(outs, [out for out, _ in due]) < limit
+    found = back(grads)
+    assert difference(found, reference.backward(form, *exact[:2], due, exact[2])) < limit
+    assert all(np.isfinite(a).all() for a in jax.tree.leaves(found))
+
+
+def test_long_streams_take_it_where_whole_ones_have_no_room():
+    def chosen(length, target=V5E, **more):
+        return plan(*given(length), heads=2, target=target, **more)
+
+    assert chosen(1024).forward.backend == "tpu"
+    run = chosen(1025)
+    assert (run.forward.backend, run.backward.backend) == ("splash", "splash")
+    assert "1025 tokens are more than 1024" in str(run.forward)
+    assert chosen(1025, Target("cpu")).forward.backend == "xla"
+    with pytest.raises(BackendError, match="few enough"):
+        chosen(1024, backend="splash")
+    with pytest.raises(BackendError, match="splash makes both passes"):
+        chosen(1025, backward="xla")
+
+
+def test_each_device_of_a_mesh_takes_its_own(monkeypatch):
+    monkeypatch.setattr(splash, "LONGEST", 16)
+    case = replace(cases.TESTED[0], batch=4, heads=2, head_dim=64, missing="some")
+    queries, sources = cases.arrays(case)
+    layout = Layout.of({"data": 2, "tensor": 2}, devices=jax.devices()[:4])
+
+    def total(values, target, layout, backend):
+        read = [q._replace(values=v) for q, v in zip(queries, values, strict=True)]
+        given = {"heads": 2, "target": target, "layout": layout, "backend": backend}
+        return jnp.sum(stream_attention(read, sources, **given)[0] ** 2)
+
+    values = [q.values for q in queries]
+    interpreted = replace(V5E, interpret=True)
+    for of, exact in ((jax.grad, 1e-5), (lambda f, **_: f, 1e-5)):
+        due = of(total)(values, Target("cpu"), None, "reference")
+        run = jax.jit(lambda v, of=of: of(total)(v, interpreted, layout, "splash"))
+        assert difference(run(values), due) < exact
