@@ -18,7 +18,7 @@ from fusekit.plan.turns import check_task
 from fusekit_tpu.topology import Topology
 
 FINALISTS = 4
-"""Compilations at most. A deep program that runs its layers one by one takes two, of short forms."""
+"""Compilations at most. A deep program that runs its layers one by one takes two short ones."""
 LOW = 1.06
 """By how much formulas may be too low in memory before anything is compiled. Afterwards, by as much
 as they were seen to be."""

@@ -1,6 +1,7 @@
 """Attention of long streams by JAX's splash attention: values, gradients, and when it is taken."""
 
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +33,7 @@ def difference(found, due):
 
 
 def given(length, batch=2):
-    tokens = jax.ShapeDtypeStruct((batch, length, 128), jnp.bfloat16)
+    tokens: Any = jax.ShapeDtypeStruct((batch, length, 128), jnp.bfloat16)
     return [Queries(tokens)], [Source(tokens, tokens)]
 
 
@@ -68,7 +69,8 @@ def test_it_equals_the_reference(number, missing, dtype, limit):
 
 def test_long_streams_take_it_where_whole_ones_have_no_room():
     def chosen(length, target=V5E, **more):
-        return plan(*given(length), heads=2, target=target, **more)
+        queries, sources = given(length)
+        return plan(queries, sources, heads=2, target=target, **more)
 
     assert chosen(1024).forward.backend == "tpu"
     run = chosen(1025)
@@ -87,14 +89,13 @@ def test_each_device_of_a_mesh_takes_its_own(monkeypatch):
     queries, sources = cases.arrays(case)
     layout = Layout.of({"data": 2, "tensor": 2}, devices=jax.devices()[:4])
 
-    def total(values, target, layout, backend):
-        read = [q._replace(values=v) for q, v in zip(queries, values, strict=True)]
-        given = {"heads": 2, "target": target, "layout": layout, "backend": backend}
-        return jnp.sum(stream_attention(read, sources, **given)[0] ** 2)
+    def made(target, layout, backend):
+        def total(values):
+            read = [q._replace(values=v) for q, v in zip(queries, values, strict=True)]
+            given = {"heads": 2, "target": target, "layout": layout, "backend": backend}
+            return jnp.sum(stream_attention(read, sources, **given)[0] ** 2)
 
-    values = [q.values for q in queries]
-    interpreted = replace(V5E, interpret=True)
-    for of, exact in ((jax.grad, 1e-5), (lambda f, **_: f, 1e-5)):
-        due = of(total)(values, Target("cpu"), None, "reference")
-        run = jax.jit(lambda v, of=of: of(total)(v, interpreted, layout, "splash"))
-        assert difference(run(values), due) < exact
+        return jax.jit(jax.value_and_grad(total))([q.values for q in queries])
+
+    found = made(replace(V5E, interpret=True), layout, "splash")
+    assert difference(found, made(Target("cpu"), None, "reference")) < 1e-5

@@ -2,7 +2,8 @@
 
 import pytest
 
-from fusekit.plan.compiled import Measure
+from fusekit.plan.compiled import Measure, kernel_cycles
+from fusekit.plan.hlo.products import Declared
 from fusekit.plan.times import fits, limit, times, utilisation
 from fusekit_tpu.topology import Topology
 
@@ -48,3 +49,10 @@ def test_what_fits():
     assert not fits(Measure(peak=1.0, fits=False), V5E)
     assert fits(Measure(peak=0.9 * room, fits=None), V5E)
     assert not fits(Measure(peak=0.97 * room, fits=None), V5E)
+
+
+def test_kernels_cost_their_products_or_bytes_and_their_exponentials():
+    # at 1.5 GHz: 197e12 / 1.5e9 operations, 819e9 / 1.5e9 bytes and 160 exponentials a cycle
+    assert kernel_cycles(Declared(197_000_000_000, 0, 819), V5E) == 1_500_000
+    assert kernel_cycles(Declared(131, 16_000, 819_000_000), V5E) == 1_500_100
+    assert kernel_cycles(Declared(), V5E) == 0

@@ -15,7 +15,7 @@ from fusekit.plan.hlo.memory import hbm_bytes
 from fusekit.plan.hlo.module import Computation, Instruction, Module
 from fusekit.plan.hlo.parse import parse
 from fusekit.plan.hlo.placement import Placement
-from fusekit.plan.hlo.products import custom, products
+from fusekit.plan.hlo.products import Declared, custom, products
 from fusekit.plan.hlo.scopes import scope_in, scope_of
 from fusekit.plan.hlo.walk import walk
 
@@ -32,8 +32,9 @@ class Costs:
       unestimated: how often instructions run that have no estimate, by opcode: collectives and
         copies, whose time depends on links and memory, and custom calls by what they call.
       dot_flops: of products, two for a multiply-add.
-      custom_calls: how often custom calls and ragged products run, whose FLOPs are in no sum here.
-      custom_flops: what those among them that are kernels declare (Pallas's `CostEstimate`).
+      custom_calls: how often custom calls and ragged products run, whose work is in no sum here.
+      declared: what those among them that are kernels say that they do, as often as they run, by
+        node.
       hbm_bytes: read and written in main memory.
       kernels: FLOPs and bytes of every instruction, as often as it runs.
       collectives: in the order of the text.
@@ -46,11 +47,16 @@ class Costs:
     dot_flops: int
     dot_flops_by_scope: dict[str, int]
     custom_calls: dict[str, int]
-    custom_flops: int
+    declared: tuple[tuple[str, Declared], ...]
     hbm_bytes: int
     kernels: tuple[tuple[int, int], ...]
     collectives: tuple[Collective, ...]
     unknown_loops: dict[str, int]
+
+    @property
+    def custom_flops(self) -> int:
+        """FLOPs that kernels declare."""
+        return sum(work.flops for _, work in self.declared)
 
     @property
     def ici_bytes_by_axes(self) -> dict[tuple[str, ...], int]:
@@ -93,7 +99,8 @@ def costs(
     calls: Counter[str] = Counter()
     kernels: list[tuple[int, int]] = []
     found: list[Collective] = []
-    moved = declared = 0
+    declared: list[tuple[str, Declared]] = []
+    moved = 0
 
     def price(computation: Computation, instruction: Instruction) -> tuple[int, ...]:
         total = sum(count for _, count in products(module, computation, instruction))
@@ -114,7 +121,9 @@ def costs(
             within += count * times
         for name, claimed in () if within else custom(module, instruction):
             calls[name] += times
-            declared += claimed * times
+            if any(claimed):
+                work = Declared(*(times * amount for amount in claimed))
+                declared.append((scope_of(module, computation, instruction), work))
         bytes_ = hbm_bytes(module, computation, instruction) * times
         kernels += [(within, bytes_)] if within or bytes_ else []
         moved += bytes_
@@ -126,7 +135,7 @@ def costs(
         dot_flops=flops.total(),
         dot_flops_by_scope=dict(flops),
         custom_calls=dict(calls),
-        custom_flops=declared,
+        declared=tuple(declared),
         hbm_bytes=moved,
         kernels=tuple(kernels),
         collectives=tuple(found),

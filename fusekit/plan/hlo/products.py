@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from math import gcd, prod
+from typing import NamedTuple
 
 from fusekit.errors import HloError
 from fusekit.plan.hlo.kinds import is_free, target
@@ -10,9 +11,18 @@ from fusekit.plan.hlo.module import Computation, Instruction, Module, only
 from fusekit.plan.hlo.shapes import Shape, integer, integers
 
 _LABELS = re.compile(r"(\w+)_(\w+)->(\w+)")
-_DECLARED = re.compile(r'"cost_estimate":\{[^{}]*?"flops":"?(\d+)')
+_DECLARED = re.compile(r'"cost_estimate":\{([^{}]*)\}')
+_WORK = re.compile(r'"(flops|transcendentals|bytes_accessed)":"?(\d+)')
 LARGEST = 1 << 20
 """A window with more positions is a misread text."""
+
+
+class Declared(NamedTuple):
+    """What a kernel says that it does (Pallas's `CostEstimate`); zeros where it says nothing."""
+
+    flops: int = 0
+    transcendentals: int = 0
+    bytes_accessed: int = 0
 
 
 def products(
@@ -27,15 +37,16 @@ def products(
         yield instruction, flops(computation, instruction)
 
 
-def custom(module: Module, instruction: Instruction) -> Iterator[tuple[str, int]]:
-    """Custom calls and ragged products that an instruction is or fuses, with the FLOPs that their
+def custom(module: Module, instruction: Instruction) -> Iterator[tuple[str, Declared]]:
+    """Custom calls and ragged products that an instruction is or fuses, with the work that their
     kernels declare."""
     fusion = instruction.opcode == "fusion"
     for one in [one for _, one in module.inside(instruction)] if fusion else [instruction]:
         called = target(one)
         if (called and not is_free(one)) or one.opcode.startswith("ragged-dot"):
             declared = _DECLARED.search(one.backend_config)
-            yield called or one.opcode, integer(declared[1]) if declared else 0
+            found = _WORK.findall(declared[1]) if declared else ()
+            yield called or one.opcode, Declared(**{name: integer(count) for name, count in found})
 
 
 def flops(computation: Computation, instruction: Instruction) -> int:

@@ -165,12 +165,13 @@ def test_a_kernel_counts_apart_with_what_it_declares() -> None:
         out[...] = given[...] * 2
 
     def kernel(x: jax.Array) -> jax.Array:
-        cost = pallas.CostEstimate(flops=12345, bytes_accessed=1, transcendentals=0)
+        cost = pallas.CostEstimate(flops=12345, bytes_accessed=6, transcendentals=7)
         shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
         return pallas.pallas_call(double, out_shape=shape, cost_estimate=cost)(x)
 
     one = found(kernel, ((256, 256), P()), ins=P(), out=P())
     assert one.custom_calls == {"tpu_custom_call": 1}
+    assert one.declared == (("", (12345, 7, 6)),)
     assert one.custom_flops == 12345
     assert one.unestimated["custom-call tpu_custom_call"] == 1
     assert one.dot_flops == 0
