@@ -1,7 +1,7 @@
 """A plan: whether a train step fits a topology, and what it costs, by component and modality."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from math import prod
 from typing import Any, Literal
 
@@ -26,6 +26,11 @@ from fusekit_tpu.topology import Topology
 
 Layers = Literal["scan", "unroll"]
 Say = Callable[[str], None]
+LOW = 1.12
+"""By how much memory carried on from short forms may be too low: a tenth was seen."""
+OF_SHORT = (
+    "memory is that of short forms carried on, which may be a tenth too low: --exact compiles all",
+)
 OF_GPUS = (
     "the GPU compiler estimates no cycles: compute is its kernels, each by FLOPs or by bytes",
     "JAX takes three quarters of a GPU's memory unless XLA_PYTHON_CLIENT_MEM_FRACTION says more",
@@ -146,6 +151,7 @@ def plan(
         price = pricer(graph, topology, sizes, task=task, exact=exact, say=say, cache=cache)
         chosen = price(first)
         other = price("unroll" if first == "scan" else "scan") if both else None
+        notes += OF_SHORT if chosen.how == "extrapolated" else ()
         notes += OF_GPUS if topology.chip.platform == "cuda" else ()
     except NoCompilerError as error:
         notes.append(f"by formulas alone: {error}")
@@ -208,7 +214,8 @@ def pricer(
 
 def priced(layers: Layers, how: How, cost: Measure, topology: Topology) -> Priced:
     """A cost with what follows from it on a topology."""
-    return Priced(layers, how, cost, times(cost, topology), fits(cost, topology))
+    sure = replace(cost, peak=cost.peak * LOW) if how == "extrapolated" else cost
+    return Priced(layers, how, cost, times(cost, topology), fits(sure, topology))
 
 
 def by_modality(experiment: Experiment, flops_of: Mapping[str, float]) -> dict[str, float]:

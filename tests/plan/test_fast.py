@@ -6,8 +6,10 @@ import pytest
 from fusekit.graph import resolve
 from fusekit.layout import Layout
 from fusekit.plan.analytic import analytic
-from fusekit.plan.compiled import measure
+from fusekit.plan.compiled import Measure, measure
 from fusekit.plan.fast import compilations, extrapolated, long_runs
+from fusekit.plan.plan import priced as priced_as
+from fusekit.plan.times import limit
 from fusekit.plan.traced import traced_step
 from fusekit_tpu.topology import Topology
 from tests.plan.models import bottleneck, single
@@ -65,3 +67,14 @@ def test_formulas_have_the_state_and_flops_of_the_compiler():
     assert found.state == due.state
     assert found.flops == pytest.approx(due.flops, rel=0.25)
     assert set(found.ici) == {("fsdp",), ("tensor",)}
+
+
+def test_what_is_carried_on_from_short_forms_must_leave_a_tenth_more():
+    room = 0.94 * limit(TOPOLOGY)
+
+    def fits(how, peak):
+        return priced_as("unroll", how, Measure(peak=peak * room, fits=None), TOPOLOGY).fits
+
+    assert fits("extrapolated", 0.89)
+    assert not fits("extrapolated", 0.9)
+    assert fits("analytic", 0.99)
