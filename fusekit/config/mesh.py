@@ -7,8 +7,8 @@ from pydantic import AfterValidator, Field, model_validator
 from fusekit.component import Count, Remat
 from fusekit.config.frozen import FrozenDict
 from fusekit.config.reference import NAME
-from fusekit.config.words import Say
 from fusekit.config.train import Name, Section
+from fusekit.config.words import Say
 
 Axis = Literal["data", "fsdp", "tensor", "expert", "sequence"]
 Logical = Annotated[str, Field(pattern=rf"^{NAME}$")]

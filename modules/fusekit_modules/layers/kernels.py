@@ -12,8 +12,8 @@ from fusekit.context import Context
 from fusekit.layered import KeyValue
 from fusekit_modules.layers.sight import Mask, Sight
 from fusekit_modules.ops import Target
-from fusekit_modules.ops.chosen import able, chosen, target_of
 from fusekit_modules.ops.dispatch import Reason
+from fusekit_modules.ops.rule import able, chosen, target_of
 from fusekit_modules.ops.stream_attention import Queries, Source, stream_attention, unsupported
 
 MEASURED = "it was measured to be ahead in half precision"

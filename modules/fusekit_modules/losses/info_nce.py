@@ -127,19 +127,28 @@ class InfoNce(Contrast):
         if teachers:
             each = self._taught(queries, teachers, same_key(streams, valid), labels, valid)
         else:
-            each = self._told(queries, labels, valid, context.layout or context.device)
+            each = self._told(queries, labels, valid, context)
         if self.queue is not None and context.training:
             self.queue.push([(teachers or queries)[k] for k in self.queued], labels, valid)
         return summed(each / len(self.pairs), valid)
 
     def _told(
-        self, vectors: list[Float[Array, "b d"]], labels: Any, valid: Bool[Array, "b"], place: Any
+        self,
+        vectors: list[Float[Array, "b d"]],
+        labels: Any,
+        valid: Bool[Array, "b"],
+        context: Context,
     ) -> Float[Array, "b"]:
         """By row, the sum over pairs; both directions of one come of the same scores."""
         scale = self.inverse(vectors[0].dtype)
         each = jnp.zeros(valid.shape, vectors[0].dtype)
         for query, key in self.pairs:
-            x, y, keys, told = vectors[query], vectors[key], labels, partial(info_nce, place=place)
+            x, y, keys, told = (
+                vectors[query],
+                vectors[key],
+                labels,
+                partial(info_nce, context=context),
+            )
             if self.queue is not None and query < key:
                 values, filled, held = self.queue.held(self.queued.index(key))
                 y, columns = jnp.concatenate([y, values]), jnp.concatenate([valid, filled])

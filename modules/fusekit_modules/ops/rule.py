@@ -10,6 +10,7 @@ operation runs as under `auto`, and the reason is noted (docs/design/017).
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from fusekit.chosen import Chosen
@@ -98,13 +99,18 @@ def _one(context: Context, operation: str, backends: Backends, doubts: Backends)
     if context.device is None or unknown:
         lost = "no device is known" if context.device is None else str(unknown)
         backends = {n: (lambda: lost) if n in KERNELS else r for n, r in backends.items()}
+    choice = choose(operation, "auto", doubtful(backends, doubts))
+    own = tuple(pair for pair in choice.refused if pair[0] in (target.platform, *PLAIN))
+    return replace(choice, refused=own), unmet
+
+
+def doubtful(backends: Backends, doubts: Backends) -> Backends:
+    """Backends that `auto` leaves alone where there is a doubt."""
 
     def careful(name: str) -> Reason:
         return backends[name]() or (doubts[name]() if name in doubts else None)
 
-    choice = choose(operation, "auto", {n: lambda n=n: careful(n) for n in backends})
-    own = tuple(pair for pair in choice.refused if pair[0] in (target.platform, *PLAIN))
-    return replace(choice, refused=own), unmet
+    return {name: partial(careful, name) for name in backends}
 
 
 def _reason(operation: str, name: str, backends: Backends, target: Target) -> Reason:
