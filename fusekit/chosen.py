@@ -32,7 +32,7 @@ class Chosen:
     @property
     def component(self) -> str:
         """The node or loss."""
-        return self.path.removesuffix(".layers")
+        return self.path.removesuffix(".layers").removesuffix(".end")
 
     def plain(self) -> dict[str, Any]:
         """For a file."""

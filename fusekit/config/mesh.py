@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field, model_validator
 from fusekit.component import Count, Remat
 from fusekit.config.frozen import FrozenDict
 from fusekit.config.reference import NAME
+from fusekit.config.sections import LOSSES
 from fusekit.config.train import Name, Section
 from fusekit.config.words import Say
 
@@ -17,7 +18,6 @@ Rules = Annotated[dict[Logical, Axis | tuple[Axis, ...] | None], AfterValidator(
 Rest = Literal[-1] | Count
 Layers = Literal["auto", "scan", "unroll"]
 Kernel = Literal["auto", "reference", "xla", "pallas"]
-LOSSES = "losses."
 Laid = Annotated[
     str,
     Field(pattern=rf"^(losses\.)?{NAME}$"),
