@@ -33,7 +33,7 @@ def command(
     ] = None,
     output: Output = None,
 ) -> None:
-    """Show shapes, parameters, FLOPs, operators, and which backends run what."""
+    """Show shapes, parameters, FLOPs, backends."""
     without_device()
     if topology is not None and form != "text":
         raise UsageError("--topology says which backends the text tells: leave --format away")

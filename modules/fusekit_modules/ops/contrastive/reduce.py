@@ -85,16 +85,16 @@ def plan(kind: Kind, given: Operands, how: How, *, own: bool = True) -> Plan:
     doubts = {"reference": few, "gpu": partial(untried, kind, given, target)}
     if how.context is not None:
         options: Any = {"doubts": doubts, "because": BECAUSE, "shapes": (given.x, given.y)}
-        found = passes(how.context, kind.name, backends, **options)
-        return Plan(kind, *(choice.backend for choice in found), target, own, how.layout)
+        forward, backward = passes(how.context, kind.name, backends, **options)
+        return Plan(kind, forward.backend, backward.backend, target, own, how.layout)
 
     def named(direction: str, asked: str) -> str:
         each = backends[direction]
         each = doubtful(each, doubts) if asked == "auto" else each
         return choose(f"{kind.name} {direction}", asked, each).backend
 
-    names = named("forward", how.forward), named("backward", how.backward)
-    return Plan(kind, *names, target, own, how.layout)
+    forward, backward = named("forward", how.forward), named("backward", how.backward)
+    return Plan(kind, forward, backward, target, own, how.layout)
 
 
 def untried(kind: Kind, given: Operands, target: Target) -> str | None:
