@@ -143,7 +143,9 @@ def test_what_is_asked_for_and_cannot_is_told_all_at_once():
     found = refused(made, V5E)
     start = "`kernel: pallas` cannot run: "
     assert found == {
-        "mesh.components.a.kernel": f"{start}attention: what may be read differs from query to query",
+        "mesh.components.a.kernel": (
+            f"{start}attention: what may be read differs from query to query"
+        ),
         "mesh.components.a_z.kernel": f"{start}nothing that it runs has a kernel",
         "mesh.components.losses.volume.kernel": (
             f"{start}contrast of volumes: it has no kernel of volumes"
