@@ -59,11 +59,16 @@ class Plan:
     @property
     def axes(self) -> tuple[str, ...]:
         """Mesh axes that cut rows and columns; none on one device."""
-        if self.layout is None:
-            return ()
-        named = self.layout.activations.get("batch") or ()
-        named = (named,) if isinstance(named, str) else tuple(named)
-        return tuple(axis for axis in named if self.layout.mesh.shape[axis] > 1)
+        return axes_of(self.layout)
+
+
+def axes_of(layout: Any) -> tuple[str, ...]:
+    """Mesh axes of a layout that cut rows; none on one device."""
+    if layout is None:
+        return ()
+    named = layout.activations.get("batch") or ()
+    named = (named,) if isinstance(named, str) else tuple(named)
+    return tuple(axis for axis in named if layout.mesh.shape[axis] > 1)
 
 
 def plan(kind: Kind, given: Operands, how: How, *, own: bool = True) -> Plan:
