@@ -56,7 +56,7 @@ class Exported:
 
     def _parts(self, call: Any, parameters: Any, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
         """The answers to any number of rows, of which the last part is filled up with its first."""
-        size, count = self.fixed, len(np.asarray(next(iter(inputs.values()))))
+        size, count = self.fixed, np.shape(next(iter(inputs.values())))[0]
         if size is None or count == size:
             return call(parameters, inputs)
         if self.manifest.coupled:
@@ -95,8 +95,16 @@ class Exported:
 
     def compiled(self, rows: int) -> Any:
         """The executable for so many rows, called as `executable(parameters, inputs)`."""
-        if self.fixed not in (None, rows):
-            return partial(self._parts, self.compiled(self.fixed))
+        if self.fixed is None:
+            return self._compiled(rows)
+        return partial(self._parts, self._whole)
+
+    @cached_property
+    def _whole(self) -> Any:
+        """The executable of a program for a fixed number of rows."""
+        return self._compiled(self.fixed)
+
+    def _compiled(self, rows: int | None) -> Any:
         inputs = {
             port.name: jax.ShapeDtypeStruct((rows, *port.shape[1:]), port.dtype)  # pyright: ignore
             for one in self.manifest.inputs

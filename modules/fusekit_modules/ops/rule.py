@@ -133,7 +133,7 @@ def _target(context: Context) -> tuple[Target, Reason]:
 
 def _why(context: Context, found: list[Found], because: Mapping[str, str]) -> str:
     """In words."""
-    if found[0][0].asked:
+    if all(choice.asked for choice, _ in found):
         return "as asked"
     unmet = next((reason for _, reason in found if reason), "")
     told = [f"not {context.kernel}: {unmet}"] if unmet else []

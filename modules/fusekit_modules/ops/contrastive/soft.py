@@ -1,6 +1,5 @@
 """Contrast with targets that a teacher shares out over all columns, of which none is kept."""
 
-from functools import partial
 from math import prod
 from typing import Any
 
@@ -45,19 +44,22 @@ def soft_info_nce(
       share: of the teacher in the target.
       keys, column_keys: positives are those of one key; without, row i and column i.
     """
-    y, teacher = (lax.stop_gradient(values) for values in (y, teacher))
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    y = lax.stop_gradient(y)
+    values = jnp.where(columns[:, None], y, 0).astype(wide)
     names: dict[str, Any] = {}
-    right, keyless = jnp.where(columns[:, None], y, 0)[: len(x)], None
+    right, keyless = values[: len(x)], None
     if keys is not None:
         own, every, keyless = _numbered(keys, keys if column_keys is None else column_keys)
         names = {"keys": own, "column_keys": every}
-        right = _means(y, own, every, columns)
+        right = _means(values, own, every, columns)
     hard = info_nce(x, y, scale, rows, columns, **names, **options)[0]
     if keyless is not None:
         hard = jnp.where(keyless, share, 1) * hard
-    fixed = lax.stop_gradient(scale)
-    told = _told(How.of(**options), teacher, y, fixed, columns)
-    rest = scale * jnp.sum(jnp.where(rows[:, None], x, 0) * (right - told), axis=1)
+    teacher = jnp.where(rows[:, None], teacher, 0).astype(wide)
+    taught = jax.tree.map(lax.stop_gradient, (teacher, scale.astype(wide)))
+    told = _told(How.of(**options), *taught, values, columns)
+    rest = scale * jnp.sum(jnp.where(rows[:, None], x, 0).astype(wide) * (right - told), axis=1)
     return jnp.where(rows, hard + share * rest, 0)
 
 
@@ -75,38 +77,38 @@ def _numbered(
 
 
 def _means(
-    y: Float[Array, "n d"],
+    values: Float[Array, "n d"],
     own: Int[Array, "b"],
     every: Int[Array, "n"],
     columns: Bool[Array, "n"],
 ) -> Float[Array, "b d"]:
-    """By row, the mean of the columns that count and have its number."""
+    """By row, the mean of the columns that count and have its number; others are zeros."""
     size = len(own) + 2 * len(every)
-    sums = jax.ops.segment_sum(jnp.where(columns[:, None], y, 0), every, size)
-    counts = jax.ops.segment_sum(columns.astype(y.dtype), every, size)
+    sums = jax.ops.segment_sum(values, every, size)
+    counts = jax.ops.segment_sum(columns.astype(values.dtype), every, size)
     return sums[own] / jnp.maximum(counts, 1)[own, None]
 
 
-def _told(how: How, teacher: Array, y: Array, scale: Array, columns: Array) -> Array:
+def _told(how: How, teacher: Array, scale: Array, values: Array, columns: Array) -> Array:
     """By row, the mean of the columns by the teacher's shares; over a mesh each device its rows."""
-    axes = axes_of(how.layout)
+    axes, given = axes_of(how.layout), (teacher, scale, values, columns)
     if not axes or len(teacher) % prod(how.layout.mesh.shape[axis] for axis in axes):
-        return _mean_told(teacher, y, scale, columns)
+        return _mean_told(*given)
     cut, mesh = P(axes), how.layout.mesh
-    given = {"in_specs": (cut, P(), P(), P()), "out_specs": cut, "check_vma": False}
-    return jax.shard_map(_mean_told, mesh=mesh, **given)(teacher, y, scale, columns)
+    specs: Any = {"in_specs": (cut, P(), P(), P()), "out_specs": cut, "check_vma": False}
+    return jax.shard_map(_mean_told, mesh=mesh, **specs)(*given)
 
 
-def _mean_told(teacher: Array, y: Array, scale: Array, columns: Array) -> Array:
-    size = chunk_of(len(teacher), len(y))
-    one = partial(_some_told, jnp.where(columns[:, None], y, 0), scale, columns)
+def _mean_told(teacher: Array, scale: Array, values: Array, columns: Array) -> Array:
+    """A chunk of rows at a time."""
+
+    def some(teacher: Array) -> Array:
+        scores = jnp.where(columns, scale * (teacher @ values.T), jnp.finfo(values.dtype).min)
+        return jax.nn.softmax(scores, axis=1) @ values
+
+    size = chunk_of(len(teacher), len(values))
     if size >= len(teacher):
-        return one(teacher)
+        return some(teacher)
     short = -len(teacher) % size
     parts = jnp.pad(teacher, ((0, short), (0, 0))).reshape(-1, size, teacher.shape[1])
-    return lax.map(one, parts).reshape(-1, y.shape[1])[: len(teacher)]
-
-
-def _some_told(y: Array, scale: Array, columns: Array, teacher: Array) -> Array:
-    scores = jnp.where(columns, scale * (teacher @ y.T), jnp.finfo(y.dtype).min)
-    return jax.nn.softmax(scores, axis=1) @ y
+    return lax.map(some, parts).reshape(-1, values.shape[1])[: len(teacher)]
