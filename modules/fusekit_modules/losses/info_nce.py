@@ -122,7 +122,7 @@ class InfoNce(Contrast):
             queued = self.queue is not None and (bool(teachers) or query < key)
             if not teachers and self.queue is None and query > key:
                 continue  # it came with the other direction, of the same scores
-            y, columns, keys = (teachers or queries)[key], valid, {"keys": labels}
+            y, columns, keys = (teachers or queries)[key], valid, dict[str, Any](keys=labels)
             if queued:
                 y, columns, keys = self._past(key, y, valid, labels)
             given = (scale, valid, columns)
@@ -148,7 +148,7 @@ class InfoNce(Contrast):
         if held is None or labels is None:
             return y, columns, {}
         labels = labels.astype(held.dtype)
-        return y, columns, {"keys": labels, "column_keys": jnp.concatenate([labels, held])}
+        return y, columns, dict[str, Any](keys=labels, column_keys=jnp.concatenate([labels, held]))
 
     def _compared(self, stream: Stream, valid: Bool[Array, "b"]) -> Float[Array, "b d"]:
         values = keep(wide(stream.values), valid)

@@ -57,8 +57,8 @@ def soft_info_nce(
     if keyless is not None:
         hard = jnp.where(keyless, share, 1) * hard
     teacher = jnp.where(rows[:, None], teacher, 0).astype(wide)
-    taught = jax.tree.map(lax.stop_gradient, (teacher, scale.astype(wide)))
-    told = _told(How.of(**options), *taught, values, columns)
+    teacher, fixed = lax.stop_gradient(teacher), lax.stop_gradient(scale.astype(wide))
+    told = _told(How.of(**options), teacher, fixed, values, columns)
     rest = scale * jnp.sum(jnp.where(rows[:, None], x, 0).astype(wide) * (right - told), axis=1)
     return jnp.where(rows, hard + share * rest, 0)
 
