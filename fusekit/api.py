@@ -1,7 +1,7 @@
 """The library's front door: load, resolve, compile."""
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from os import PathLike
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ from fusekit.config import load as load_config
 from fusekit.config.scalars import show
 from fusekit.config.spec import Experiment
 from fusekit.config.stages import staged
+from fusekit.config.validate import tidy
 from fusekit.errors import ConfigError, Problem
 from fusekit.graph import Graph
 from fusekit.graph import resolve as resolve_graph
@@ -37,9 +38,6 @@ def load_graph(path: str | PathLike[str], overrides: Iterable[str] = ()) -> "tup
 
     Warns of what is possible and of little use: without losses nothing can be trained.
     """
-    from fusekit.coupling import check_microbatches
-    from fusekit.patterns import check_patterns
-
     loaded = load_config(path, tuple(overrides))
     if not loaded.experiment.modalities:
         message, due = "there are no modalities, so nothing can be modelled", "modalities: {…}"
@@ -47,34 +45,48 @@ def load_graph(path: str | PathLike[str], overrides: Iterable[str] = ()) -> "tup
     if not loaded.experiment.losses:
         warnings.warn("there are no losses, so nothing can be trained", stacklevel=2)
     graph = resolve_graph(loaded.experiment, loaded.locate)
-    check_patterns(graph, loaded.locate)
-    if not loaded.experiment.stages:
-        check_microbatches(graph, locate=loaded.locate)
-    _check_stages(loaded)
+    from fusekit.asked import check_kernels
+
+    problems, stages = _of_stages(loaded)
+    problems = [*_of_step(graph, microbatches=not loaded.experiment.stages), *problems]
+    problems += _raised(lambda: check_kernels(stages.values() or [graph]))
+    if problems:
+        raise ConfigError(loaded.placed(tidy(problems)))
     return loaded, graph
 
 
-def _check_stages(loaded: "Loaded") -> None:
-    """Raises `ConfigError` with every problem of the stages, each at the field of the stage, or at
-    that of `train` from which the stage has it."""
+def _of_stages(loaded: "Loaded") -> tuple[list[Problem], dict[str, Graph]]:
+    """Every problem of the stages, each at the field of the stage, or at that of `train` from which
+    the stage has it; and their graphs."""
+    problems: list[Problem] = []
+    graphs: dict[str, Graph] = {}
+    for name, stage in staged(loaded.experiment).items():
+        own = loaded.experiment.stages[name].model_fields_set
+        found = _raised(lambda stage=stage, name=name: graphs.update({name: resolve_graph(stage)}))
+        found = found or _of_step(graphs[name])
+        for problem in found:
+            path = problem.path
+            if path == ("train",) or (path[:1] == ("train",) and path[1] in own):
+                path = ("stages", name, *path[1:])
+            problems.append(replace(problem, path=path, position=None))
+    return problems, graphs
+
+
+def _of_step(graph: Graph, *, microbatches: bool = True) -> list[Problem]:
+    """What is wrong with patterns and names, and with microbatches."""
     from fusekit.coupling import check_microbatches
     from fusekit.patterns import check_patterns
 
-    problems: list[Problem] = []
-    for name, stage in staged(loaded.experiment).items():
-        try:
-            graph = resolve_graph(stage)
-            check_patterns(graph)
-            check_microbatches(graph)
-        except ConfigError as error:
-            own = loaded.experiment.stages[name].model_fields_set
-            for problem in error.problems:
-                path = problem.path
-                if path == ("train",) or (path[:1] == ("train",) and path[1] in own):
-                    path = ("stages", name, *path[1:])
-                problems.append(replace(problem, path=path, position=loaded.locate(path)))
-    if problems:
-        raise ConfigError(problems)
+    found = _raised(lambda: check_patterns(graph))
+    return found or (_raised(lambda: check_microbatches(graph)) if microbatches else [])
+
+
+def _raised(check: Callable[[], Any]) -> list[Problem]:
+    try:
+        check()
+    except ConfigError as error:
+        return list(error.problems)
+    return []
 
 
 def experiment(**sections: Any) -> Experiment:

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from fusekit.chosen import Choices, Chosen
+
 Mode = Literal["train", "evaluate", "predict"]
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
 
@@ -24,10 +26,12 @@ class Collector:
 
     Args:
       wants: names to keep, such as `attention`; `None` keeps nothing.
+      choices: takes the backends that operations choose; `None`: nobody asks.
     """
 
-    def __init__(self, wants: tuple[str, ...] = ()):
+    def __init__(self, wants: tuple[str, ...] = (), choices: Choices | None = None):
         self.wants = frozenset(wants)
+        self.choices = choices
         self.found: dict[tuple[str, str], list[Any]] = {}
 
     def add(self, path: str, name: str, value: Any) -> None:
@@ -50,6 +54,8 @@ class Context:
       device: one of the devices that the program is compiled for; `None`: any, so that nothing is
         used which only some have.
       kernel: what runs operations that have kernels: `auto`, `reference`, `xla` or `pallas`.
+      named: whether that was said of this component by name. Then it is an error that it cannot;
+        else what cannot is run otherwise.
     """
 
     mode: Mode = "evaluate"
@@ -61,6 +67,7 @@ class Context:
     layout: Any = None
     device: Any = None
     kernel: str = "auto"
+    named: bool = True
 
     @property
     def training(self) -> bool:
@@ -81,8 +88,14 @@ class Context:
         """Offers a side output; kept only if somebody asked for `name`."""
         self.collector.add(self.path, name, value)
 
+    def note(self, chosen: Chosen) -> None:
+        """Tells which backend was chosen; free if nobody asks."""
+        if self.collector.choices is not None:
+            self.collector.choices.setdefault(chosen)
+
     @contextmanager
     def collecting(self) -> Iterator[tuple["Context", Collector]]:
-        """A context with a fresh collector of the same wants: for the body of a scan."""
-        fresh = Collector(tuple(self.collector.wants))
+        """A context with a fresh collector of the same wants: for the body of a scan. Choices are
+        no arrays and go where they went before."""
+        fresh = Collector(tuple(self.collector.wants), self.collector.choices)
         yield replace(self, collector=fresh), fresh

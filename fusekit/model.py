@@ -6,6 +6,7 @@ as they stand afterwards.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -202,6 +203,14 @@ class FusionModel:
     def recomputed(self, function: Callable[..., Any], remat: Remat) -> Any:
         """The function, which keeps what `remat` says."""
         return recomputed(function, remat, saved(self.graph))
+
+    def asked(self, context: Context, node: str) -> Context:
+        """The context with what `mesh` says runs the operations of a node or a loss. Where it is
+        not known what device runs them, nothing is asked for."""
+        if context.device is None:
+            return context
+        kernel, named = self.graph.experiment.mesh.kernel_of(node)
+        return replace(context, kernel=kernel, named=named and context.named)
 
     def loss_module(self, name: str, params: State, variables: State, context: Context) -> Any:
         """The module of one loss."""

@@ -77,11 +77,12 @@ def sums(
             continue
         total = weight = jnp.zeros((), jnp.float32)
         unit = UnitId(f"losses.{name}")
+        own = model.asked(context, unit.path)
         for streams in readings(objective, values):
             module = model.loss_module(name, params, variables, context)
             rows = rows_of(streams, valid)
             with node_scope(unit.path):
-                value = module(streams, rows=rows, context=context.at(unit.path))
+                value = module(streams, rows=rows, context=own.at(unit.path))
             total = total + jnp.sum(value.total.astype(_wide(value.total)))
             weight = weight + jnp.sum(value.weight.astype(_wide(value.weight)))
             variables = model.after(unit, module, variables)

@@ -5,6 +5,8 @@ from difflib import get_close_matches
 from typing import Any
 
 from fusekit.component import Layered, StackSpec
+from fusekit.config.dangling import unknown_component
+from fusekit.config.sections import LOSSES
 from fusekit.config.tree import Path
 from fusekit.errors import ConfigError, Problem, nearest
 from fusekit.graph.graph import Graph, Locate
@@ -73,13 +75,19 @@ def _unmatched(
 
 
 def _components(graph: Graph) -> Iterator[Problem]:
-    """Components that are not declared, and layers of those that have none."""
+    """Components that are not declared, layers of those that have none, and of losses more than
+    what runs them."""
     nodes = {n.name: n for n in graph.nodes.values() if n.repeat is None and n.role != "modality"}
+    losses = [f"{LOSSES}{name}" for name in graph.experiment.losses]
     for name, own in graph.experiment.mesh.components.items():
         path = ("mesh", "components", name)
-        if name not in nodes:
-            message, due = "there is no such component", "an encoder, a fusion or a head"
-            yield Problem(path, message, name, due, nearest(name, nodes))
+        if name not in nodes and name not in losses:
+            yield unknown_component(name, (*nodes, *losses))
+            continue
+        if name in losses:
+            for field in own.model_fields_set - {"kernel"}:
+                message = "of a loss only what runs it can be said"
+                yield Problem((*path, field), message, field, "kernel")
             continue
         spec = nodes[name].spec
         if own.remat is not None and not isinstance(spec, StackSpec):

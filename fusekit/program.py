@@ -19,6 +19,7 @@ import optax
 from jaxtyping import Array
 
 from fusekit.batch import Batch, prepared
+from fusekit.chosen import Choices
 from fusekit.component import LossSpec
 from fusekit.config.mesh import Layers
 from fusekit.context import DTYPES, Collector, Context, Mode
@@ -95,6 +96,8 @@ class Program:
         self.train = experiment.train
         self.dtype = DTYPES[self.train.compute]
         self.microbatches = experiment.mesh.microbatches
+        self.choices: Choices = {}
+        """Which backends the train step has chosen, once it has been traced."""
         self.model = FusionModel(
             graph,
             scan=least_of(graph, layers),
@@ -152,11 +155,13 @@ class Program:
 
     def context(self, mode: Mode, key: Array | None, collector: Collector | None = None) -> Context:
         layout = self.layout if self.layout.size > 1 else None
+        if collector is None:
+            collector = Collector((), self.choices if mode == "train" else None)
         return Context(
             mode=mode,
             key=key,
             dtype=self.dtype,
-            collector=collector or Collector(),
+            collector=collector,
             layout=layout,
             device=self.layout.mesh.devices.flat[0],
         )

@@ -1,12 +1,15 @@
 """`fusekit export`: what a run has learned, for processes that have jax and not fusekit."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fusekit.cli.opened import last_stage, open_run
 from fusekit.cli.options import Replica, Sets, Which, without_device
+
+if TYPE_CHECKING:
+    from fusekit.export.manifest import Stored
 
 ONE_DEVICE = [f"mesh.{axis}=1" for axis in ("data", "fsdp", "expert", "sequence", "tensor")]
 
@@ -28,6 +31,12 @@ def command(
             help="of matrix products; default: that of the process which runs it",
         ),
     ] = "default",
+    kernels: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="ROWS", help="with kernels where a platform has them, for ROWS at once"
+        ),
+    ] = None,
     onnx: Annotated[bool, typer.Option("--onnx", help="write model.onnx too")] = False,
     sets: Sets = None,
     replica: Replica = 0,
@@ -48,14 +57,19 @@ def command(
         heads=None if heads is None else _names(heads),
         platforms=_names(platforms),
         precision=precision,
+        kernels=kernels,
         prepared=lambda names: prepared(opened.experiment, names),
         origin={"run": run.resolve().name, "step": opened.step, "state": which},
         onnx=onnx,
     )
     typer.echo(f"inputs    {', '.join(one.name for one in manifest.inputs)}")
     typer.echo(f"answers   {', '.join(one.name for one in manifest.outputs)}")
-    typer.echo(f"platforms {', '.join(manifest.programs)}")
+    typer.echo(f"platforms {', '.join(map(_told, manifest.programs, manifest.programs.values()))}")
     typer.echo(f"wrote {folder}, parameters of {manifest.parameters.bytes:,} bytes")
+
+
+def _told(platform: str, program: "Stored") -> str:
+    return platform if program.rows is None else f"{platform} (kernels, {program.rows} rows)"
 
 
 def _names(text: str) -> list[str]:

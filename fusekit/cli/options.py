@@ -1,7 +1,8 @@
 """Options that several commands share."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,6 +41,17 @@ def resolved(config: str, sets: list[str] | None) -> "tuple[Loaded, Graph]":
     from fusekit.api import load_graph
 
     return load_graph(config, sets or ())
+
+
+@contextmanager
+def placing(loaded: "Loaded") -> Iterator[None]:
+    """Gives what is wrong with a config its positions, where it shows only later."""
+    from fusekit.errors import ConfigError
+
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(loaded.placed(error.problems)) from error
 
 
 def title(loaded: "Loaded", config: str) -> str:

@@ -15,6 +15,7 @@ from fusekit.cli.options import (
     Runs,
     Sets,
     UsageError,
+    placing,
     print_metrics,
     resolved,
     title,
@@ -69,16 +70,17 @@ def command(
 
         called = name or title(loaded, config)
         picture = svg.render(summarise(graph, flops=True, title=called))
-        result = train(
-            loaded.experiment,
-            run_root=runs,
-            name=called,
-            resume=resume,
-            start=start,
-            replicas=replicas,
-            progress=not quiet,
-            pictures=[("What was trained", picture)],
-        )
+        with placing(loaded):
+            result = train(
+                loaded.experiment,
+                run_root=runs,
+                name=called,
+                resume=resume,
+                start=start,
+                replicas=replicas,
+                progress=not quiet,
+                pictures=[("What was trained", picture)],
+            )
         first = first_host()
     if not first:
         raise typer.Exit(0 if result.stopped is None else _status(result.stopped))

@@ -5,7 +5,7 @@ so that a misspelt field or type does not hide a misspelt reference. The words a
 graph.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -14,7 +14,7 @@ from fusekit.config import words
 from fusekit.config.declared import declared
 from fusekit.config.reference import Place, Reference, parse_place, parse_reference
 from fusekit.config.registry import components
-from fusekit.config.sections import NODES, SECTIONS
+from fusekit.config.sections import LOSSES, NODES, SECTIONS
 from fusekit.config.tree import Path
 from fusekit.errors import Problem, nearest
 
@@ -44,6 +44,24 @@ def check(sections: Mapping[str, Any]) -> Iterator[Problem]:
                 for problem in _entry(_meant(known, entry), section, str(name), entry, names):
                     yield problem.under(section, name)
     yield from _parts(parts, names)
+    yield from _laid_out(sections, [name for section in NODES for name in names[section]])
+
+
+def _laid_out(sections: Mapping[str, Any], nodes: list[str]) -> Iterator[Problem]:
+    """What `mesh.components` lays out, and nothing declares."""
+    losses = [f"{LOSSES}{name}" for name in declared(sections, "losses") or ()]
+    mesh = sections.get("mesh")
+    own = mesh.get("components") if isinstance(mesh, Mapping) else None
+    for name in map(str, own) if isinstance(own, Mapping) else ():
+        if name not in (*nodes, *losses):
+            yield unknown_component(name, [*nodes, *losses])
+
+
+def unknown_component(name: str, known: Iterable[str]) -> Problem:
+    """Complains of a name in `mesh.components`."""
+    message, due = "there is no such component", "an encoder, a fusion, a head or losses.NAME"
+    path = ("mesh", "components", name)
+    return Problem(path, message, name, due, nearest(name, known), lacking=True)
 
 
 def _parts(parts: Any, names: Names) -> Iterator[Problem]:

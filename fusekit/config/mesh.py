@@ -7,7 +7,9 @@ from pydantic import AfterValidator, Field, model_validator
 from fusekit.component import Count, Remat
 from fusekit.config.frozen import FrozenDict
 from fusekit.config.reference import NAME
+from fusekit.config.sections import LOSSES
 from fusekit.config.train import Name, Section
+from fusekit.config.words import Say
 
 Axis = Literal["data", "fsdp", "tensor", "expert", "sequence"]
 Logical = Annotated[str, Field(pattern=rf"^{NAME}$")]
@@ -16,6 +18,11 @@ Rules = Annotated[dict[Logical, Axis | tuple[Axis, ...] | None], AfterValidator(
 Rest = Literal[-1] | Count
 Layers = Literal["auto", "scan", "unroll"]
 Kernel = Literal["auto", "reference", "xla", "pallas"]
+Laid = Annotated[
+    str,
+    Field(pattern=rf"^(losses\.)?{NAME}$"),
+    Say("the name of an encoder, a fusion or a head, or `losses.` and that of a loss"),
+]
 
 PRESETS: dict[str, dict[str, int]] = {
     "data": {"data": -1},
@@ -78,8 +85,9 @@ class Mesh(Section):
     replicas: Literal["auto", "vmap", "loop"] = Field(
         "auto", description="run several seeds at once or in turn"
     )
-    components: Annotated[dict[Name, Own], AfterValidator(FrozenDict)] = Field(
-        default_factory=FrozenDict, description="encoders, fusions and heads laid out otherwise"
+    components: Annotated[dict[Laid, Own], AfterValidator(FrozenDict)] = Field(
+        default_factory=FrozenDict,
+        description="encoders, fusions and heads laid out otherwise; of losses.NAME the kernel",
     )
 
     @model_validator(mode="before")
@@ -103,7 +111,13 @@ class Mesh(Section):
         }
         return {"params": self.params, "activations": self.activations, "components": own}
 
-    def kernel_of(self, node: str) -> Kernel:
-        """What runs the operations of a node; of a part's node, of those that it repeats."""
-        own = self.components.get(node.rpartition(".")[2])
-        return self.kernel if own is None or own.kernel is None else own.kernel
+    def own(self, node: str) -> tuple[str, Own | None]:
+        """What is said of a node by name, and the name; of a part's node, that which it repeats."""
+        name = node if node.startswith(LOSSES) else node.rpartition(".")[2]
+        return name, self.components.get(name)
+
+    def kernel_of(self, node: str) -> tuple[Kernel, bool]:
+        """What runs the operations of a node, and whether that is said of it by name."""
+        own = self.own(node)[1]
+        named = own is not None and own.kernel is not None
+        return (own.kernel if named else self.kernel), named  # pyright: ignore

@@ -19,6 +19,9 @@ SECTIONS = {
 NODES = ("encoders", "fusion", "heads")
 """Sections that share one namespace of nodes."""
 
+LOSSES = "losses."
+"""Before the name of a loss, where those of nodes stand too."""
+
 SINGLE = {("train", "optimizer"): "optimizer", ("train", "schedule"): "schedule"}
 """Components that stand alone."""
 

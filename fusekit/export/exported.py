@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -39,13 +39,40 @@ class Exported:
     parameters: dict[str, Any] = field(repr=False)
 
     def __call__(self, inputs: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-        """The answers to some rows; compiled once for each number of rows.
+        """The answers to some rows; compiled once for each number of rows. A program for a fixed
+        number of rows answers part by part.
 
-        Raises `ExportError` for inputs that are missing, unknown or of the wrong shape.
+        Raises `ExportError` for inputs that are missing, unknown or of the wrong shape, or for
+        another number of rows than the program's, if answers depend on the other rows.
         """
         self._check(inputs)
-        found = self._call(self.parameters, dict(inputs))
+        found = self._parts(self._call, self.parameters, dict(inputs))
         return {name: np.asarray(value) for name, value in found.items()}
+
+    @property
+    def fixed(self) -> int | None:
+        """How many rows the program takes; `None`: any number."""
+        return self.manifest.programs[self.platform].rows
+
+    def _parts(self, call: Any, parameters: Any, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The answers to any number of rows, of which the last part is filled up with its first."""
+        size, count = self.fixed, np.shape(next(iter(inputs.values())))[0]
+        if size is None or count == size:
+            return call(parameters, inputs)
+        if self.manifest.coupled:
+            message = f"the program for {self.platform} takes {size} rows, not {count}"
+            because = f"{', '.join(self.manifest.coupled)} would see those that fill up"
+            raise ExportError(f"{message}: {because}")
+        found: list[Mapping[str, Any]] = []
+        for start in range(0, count, size):
+            part = {name: np.asarray(array)[start : start + size] for name, array in inputs.items()}
+            short = size - len(next(iter(part.values())))
+            full = {n: np.concatenate([a, np.repeat(a[:1], short, 0)]) for n, a in part.items()}
+            found.append(call(parameters, full))
+        return {
+            name: np.concatenate([np.asarray(one[name]) for one in found])[:count]
+            for name in found[0]
+        }
 
     @cached_property
     def _call(self) -> Any:
@@ -68,6 +95,16 @@ class Exported:
 
     def compiled(self, rows: int) -> Any:
         """The executable for so many rows, called as `executable(parameters, inputs)`."""
+        if self.fixed is None:
+            return self._compiled(rows)
+        return partial(self._parts, self._whole)
+
+    @cached_property
+    def _whole(self) -> Any:
+        """The executable of a program for a fixed number of rows."""
+        return self._compiled(self.fixed)
+
+    def _compiled(self, rows: int | None) -> Any:
         inputs = {
             port.name: jax.ShapeDtypeStruct((rows, *port.shape[1:]), port.dtype)  # pyright: ignore
             for one in self.manifest.inputs

@@ -5,6 +5,7 @@ Layers are unrolled, so that each parameter is an argument by itself and nothing
 """
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +15,8 @@ import jax.numpy as jnp
 from jax.interpreters.partial_eval import dce_jaxpr
 from jaxtyping import Array
 
-from fusekit.context import DTYPES, Context
+from fusekit.chosen import Choices
+from fusekit.context import DTYPES, Collector, Context
 from fusekit.errors import ExportError, nearest
 from fusekit.export.manifest import BATCH, Input, Output, Port, Shape
 from fusekit.graph.graph import Graph
@@ -40,7 +42,10 @@ class Function:
 
     def __init__(self, graph: Graph, heads: Collection[str] | None = None):
         self.graph = graph
+        self.device: Any = None
+        self.choices: Choices = {}
         self.model = FusionModel(graph, scan=0)
+        self.heads = heads
         self.dtype = DTYPES[graph.experiment.train.compute]
         self.reads: dict[str, Read] = {}
         for name in _chosen(graph, heads):
@@ -48,6 +53,19 @@ class Function:
             for k, one in enumerate(given):
                 self.reads[name if len(given) == 1 else f"{name}@{k}"] = one
         self.wanted = tuple(one.key for one in self.reads.values())
+
+    def on(self, device: Any) -> "Function":
+        """The same answers, with kernels that run on such a device, wherever `mesh` asks for no
+        other form. It is then for a fixed number of rows."""
+        experiment = self.graph.experiment
+        mesh = experiment.mesh
+        if mesh.kernel == "auto":
+            mesh = mesh.model_copy(update={"kernel": "pallas"})
+        graph = replace(self.graph, experiment=experiment.model_copy(update={"mesh": mesh}))
+        made = Function(graph, self.heads)
+        made.device = device
+        made.used = self.used
+        return made
 
     @cached_property
     def inputs(self) -> tuple[Input, ...]:
@@ -152,7 +170,14 @@ class Function:
 
         params, variables = jax.tree_util.tree_map_with_path(leaf, self.model.abstract())
         batch = {one.name: _stream(one, inputs) for one in self.inputs}
-        context = Context(mode="predict", key=None, dtype=self.dtype)
+        context = Context(
+            mode="predict",
+            key=None,
+            dtype=self.dtype,
+            collector=Collector((), self.choices),
+            device=self.device,
+            named=False,
+        )
         values, _ = self.model.apply(params, variables, batch, context=context, wanted=self.wanted)
         found: dict[str, Array] = {}
         for name, one in self.reads.items():

@@ -21,8 +21,15 @@ _CUSTOM = re.compile(r'stablehlo\.custom_call @"?([\w.$]+)')
 _DOUBLE = re.compile(r"[<x](?:f64|complex<f64>)>")
 
 
-def lowered(function: "Function", platform: str, *, precision: str = "default") -> Any:
-    """The `jax.export.Exported` of a function, for any number of rows.
+TRITON = jax.export.DisabledSafetyCheck.custom_call("__gpu$xla.gpu.triton")
+"""Kernels for GPUs go to Triton, whose form JAX does not promise to keep."""
+
+
+def lowered(
+    function: "Function", platform: str, *, precision: str = "default", rows: int | None = None
+) -> Any:
+    """The `jax.export.Exported` of a function, for any number of rows; or for so many, which may
+    then be worked on by kernels.
 
     Raises:
       ExportError: a component asks for the number of rows, computes in float64, or calls what is
@@ -30,10 +37,11 @@ def lowered(function: "Function", platform: str, *, precision: str = "default") 
     """
     wanted = None if precision == "default" else precision
     try:
-        parameters, inputs = function.arguments(function.rows)
+        parameters, inputs = function.arguments(rows or function.rows)
         parameters = {name: parameters[name] for name in function.used}
         with jax.default_matmul_precision(wanted), _without_locations():
-            found = jax.export.export(function.jitted, platforms=(platform,))(parameters, inputs)
+            given = {"platforms": (platform,), "disabled_checks": (TRITON,) if rows else ()}
+            found = jax.export.export(function.jitted, **given)(parameters, inputs)
     except ValueError as error:
         raise ExportError(f"cannot be exported to {platform}: {error}") from error
     except Exception as error:  # jax has no public name for most that may happen here

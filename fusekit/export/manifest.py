@@ -101,6 +101,8 @@ class Stored:
     blake2b: str
     custom_calls: tuple[str, ...] = ()
     """Of a program, what only the platform's compiler knows."""
+    rows: int | None = None
+    """Of a program, how many rows it takes at once, where kernels fix that; `None`: any number."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from fusekit.backends import StandIn
 from fusekit.errors import ExportError, nearest
 from fusekit.export.coupling import coupled
 from fusekit.export.function import Function
@@ -18,6 +19,11 @@ from fusekit.program import Program
 from fusekit.train.digest import digest
 from fusekit.train.files import write
 
+KERNELS = {
+    "cuda": StandIn("gpu", "NVIDIA", "8.0"),
+    "tpu": StandIn("tpu", "TPU v5 lite"),
+}
+"""By platform, the least device that its kernels are for. They are compiled where they run."""
 PACKAGES = ("jax", "jaxlib", "flax", "numpy")
 
 
@@ -29,6 +35,7 @@ def export(
     heads: Collection[str] | None = None,
     platforms: Collection[str] = PLATFORMS,
     precision: str = "default",
+    kernels: int | None = None,
     prepared: Callable[[list[str]], Mapping[str, Mapping[str, Any]]] | None = None,
     origin: Mapping[str, Any] | None = None,
     onnx: bool = False,
@@ -44,6 +51,8 @@ def export(
       heads: which answers; default all.
       platforms: for which a program is written.
       precision: of matrix products: `default`, `high` or `highest`.
+      kernels: rows that a program with kernels takes at once. It has some where the platform runs
+        them and `mesh` asks for no other form. Default none: programs run on any device.
       prepared: of the names of inputs makes fields of `Input` that tell what was done to raw data.
       origin: to be noted.
       onnx: whether to write the answers as ONNX too.
@@ -65,7 +74,8 @@ def export(
     beside.mkdir(parents=True)
     try:
         programs = {
-            platform: _program(function, platform, precision, beside) for platform in platforms
+            platform: _program(function, platform, precision, kernels, beside)
+            for platform in platforms
         }
         flat = program.flat(state)
         parameters = {name: _leaf(flat, name) for name in function.used}
@@ -97,11 +107,19 @@ def export(
     return manifest
 
 
-def _program(function: Function, platform: str, precision: str, folder: Path) -> Stored:
-    exported = lowered(function, platform, precision=precision)
+def _program(
+    function: Function, platform: str, precision: str, kernels: int | None, folder: Path
+) -> Stored:
+    rows, exported = None, None
+    if kernels is not None and platform in KERNELS:
+        own = function.on(KERNELS[platform])
+        exported = lowered(own, platform, precision=precision, rows=kernels)
+        rows = kernels if any(one.kernels for one in own.choices) else None
+    if exported is None or rows is None:
+        exported = lowered(function, platform, precision=precision)
     file = folder / f"program.{platform}"
     file.write_bytes(serialised(exported))
-    return _stored(file, custom_calls(exported))
+    return replace(_stored(file, custom_calls(exported)), rows=rows)
 
 
 def _stored(file: Path, calls: tuple[str, ...] = ()) -> Stored:

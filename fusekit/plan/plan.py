@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass, field, replace
 from math import prod
 from typing import Any, Literal
 
+from fusekit.backends import Devices, StandIn, abstract_layout, backends
+from fusekit.chosen import Chosen
 from fusekit.config.spec import Experiment
 from fusekit.errors import FusekitError, LayoutError
 from fusekit.graph import Graph, resolve
@@ -22,6 +24,7 @@ from fusekit.plan.turns import check_task
 from fusekit.program import SCAN_FROM
 from fusekit.study.alone import only
 from fusekit.study.reach import Reach, modalities_read
+from fusekit_tpu.chips import CAPABILITY
 from fusekit_tpu.topology import Topology
 
 Layers = Literal["scan", "unroll"]
@@ -69,6 +72,7 @@ class Plan:
       modalities: FLOPs of a step by modality, over all devices; `shared` is what needs several.
       without: FLOPs of a step when an optional modality is left out of the model, by modality.
       notes: what is worth saying.
+      kernels: which backend runs each operation, and why.
     """
 
     topology: Topology
@@ -80,11 +84,13 @@ class Plan:
     without: Mapping[str, float]
     flops: float
     notes: tuple[str, ...] = field(default=())
+    kernels: tuple[Chosen, ...] = field(default=())
 
     def plain(self) -> dict[str, Any]:
         """For a file."""
         found = asdict(self)
         found["topology"] = str(self.topology)
+        found["kernels"] = [one.plain() for one in self.kernels]
         for name in ("chosen", "other"):
             for sent in ("ici", "dcn") if found[name] else ():
                 cost = found[name]["cost"]
@@ -109,6 +115,21 @@ def sizes_of(experiment: Experiment, topology: Topology) -> dict[str, int]:
             " to take what the other axes leave"
         )
     return sizes
+
+
+def on(
+    topology: Topology, experiment: Experiment, sizes: Mapping[str, int] | None = None
+) -> Devices:
+    """The devices of a topology, as far as choices depend on them, with the experiment's mesh.
+
+    Raises `LayoutError` if the mesh has another number of devices.
+    """
+    chip, sizes = topology.chip, sizes or sizes_of(experiment, topology)
+    gpu = chip.platform == "cuda"
+    device = StandIn("gpu" if gpu else "tpu", chip.kind, CAPABILITY if gpu else "")
+    if topology.devices == 1:
+        return Devices(device)
+    return Devices(device, abstract_layout(sizes, **experiment.mesh.rules()))
 
 
 def plan(
@@ -167,6 +188,7 @@ def plan(
         _without(experiment, batch, task),
         traced.flops,
         tuple(notes),
+        backends(graph, on(topology, experiment, sizes), task=task),
     )
 
 

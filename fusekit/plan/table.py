@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 
+from fusekit.chosen import rows
 from fusekit.plan.compiled import Axes
 from fusekit.plan.plan import Plan, Priced
 from fusekit.plan.search import Found
 from fusekit.plan.times import limit, utilisation
+from fusekit.report.columns import columns
 from fusekit.report.numbers import short
 
 GIB = 2**30
@@ -30,6 +32,8 @@ def render(plan: Plan) -> str:
         lines += ["", f"layers: {plan.other.layers} instead ({HOW[plan.other.how]})"]
         lines += _step(plan, plan.other, brief=True)
     lines += ["", *_components(plan), "", *_modalities(plan)]
+    if plan.kernels:
+        lines += ["", *columns(rows(plan.kernels))]
     lines += [f"note: {note}" for note in plan.notes]
     return "\n".join(lines) + "\n"
 

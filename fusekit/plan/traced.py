@@ -8,11 +8,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AbstractMesh
 
+from fusekit.backends import abstract_layout
 from fusekit.context import DTYPES, Context
 from fusekit.graph.graph import Graph
-from fusekit.layout import ACTIVATIONS, AXES, PARAMS, Layout
 from fusekit.objective import loss
 from fusekit.plan.turns import rows_of
 from fusekit.plan.work import ROWS, WHOLE, Kind, Tag, Work
@@ -45,15 +44,6 @@ class Traced:
     @property
     def kept(self) -> float:
         return sum(self.kept_of.values())
-
-
-def abstract_layout(
-    sizes: Mapping[str, int], params: Any = None, activations: Any = None, components: Any = None
-) -> Layout:
-    """A layout over devices that nobody has named."""
-    mesh: Any = AbstractMesh(tuple(sizes.get(axis, 1) for axis in AXES), AXES)
-    params, activations = {**PARAMS, **(params or {})}, {**ACTIVATIONS, **(activations or {})}
-    return Layout(mesh, params, activations, components or {})
 
 
 def flops_of(graph: Graph, batch: int, task: str | None = None) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
@@ -11,6 +11,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from fusekit.asked import check_kernels
+from fusekit.backends import Devices
 from fusekit.config.spec import Experiment
 from fusekit.config.stages import staged
 from fusekit.errors import FusekitError
@@ -86,11 +88,18 @@ def train(
     run = None if resume is None else Run.reopen(resume, experiment)
     count = _count(run, replicas)
     if run is None:
-        layout_of(experiment)  # what is refused leaves no folder
+        _check_devices(experiment, [experiment])
         run = Run.create(experiment, root=run_root, name=name, replicas=count)
         resume = None
     warmth = None if start is None else Warmth(folder=Path(start))
     return _one(experiment, run, count, resume is not None, warmth, progress, pictures)
+
+
+def _check_devices(experiment: Experiment, stages: Iterable[Experiment]) -> None:
+    """Whether the mesh fits the devices and these run what it asks for: what is refused leaves no
+    folder. Raises `LayoutError` and `ConfigError`."""
+    layout = layout_of(experiment)
+    check_kernels(map(resolve, stages), places=[Devices.of(layout)])
 
 
 def _staged(
@@ -108,7 +117,7 @@ def _staged(
     root = None if resume is None else Run.reopen(resume, experiment)
     count = _count(root, replicas)
     if root is None:
-        layout_of(experiment)
+        _check_devices(experiment, staged(experiment).values())
         root = Run.create(experiment, root=run_root, name=name, replicas=count)
     summary: dict[str, Any] = {
         "name": root.name,
@@ -278,6 +287,7 @@ def _train(
         raise
     finally:
         summary["seconds"] = time.monotonic() - began
+        summary["kernels"] = [choice.plain() for choice in program.choices]
         run.finish(summary, pictures=pictures)
 
 

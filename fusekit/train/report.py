@@ -49,6 +49,7 @@ def report(folder: str | PathLike[str], *, pictures: Sequence[tuple[str, str]] =
             for caption, picture in pictures
         ],
         *_counts(summary.get("parameters") or {}),
+        *_kernels(summary.get("kernels") or ()),
         _section("Config", f"<pre>{escape(config.read_text(encoding='utf-8'))}</pre>"),
         _section("Environment", _facts(_json(folder / "environment.json"))),
     ]
@@ -133,6 +134,19 @@ def _counts(parameters: Mapping[str, int]) -> list[str]:
         for node, count in {**parameters, "all": sum(parameters.values())}.items()
     )
     return [_section("Parameters", f"<table>{rows}</table>")]
+
+
+def _kernels(choices: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Which backend ran each operation of the step, and why."""
+    heads = ("component", "operation", "backend", "why")
+    lines = dict.fromkeys(tuple(str(one[head]) for head in heads) for one in choices)
+    if not lines:
+        return []
+    rows = "".join(
+        f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in line)}</tr>" for line in lines
+    )
+    head = "".join(f"<th>{head}</th>" for head in heads)
+    return [_section("Backends", f"<table><tr>{head}</tr>{rows}</table>")]
 
 
 def _facts(facts: Mapping[str, Any]) -> str:

@@ -136,9 +136,7 @@ class Run:
         rule = getattr(self, f"_{event.kind}")
         if context.layout is not None:
             context = replace(context, layout=context.layout.of_node(event.node))
-        if context.device is not None:
-            kernel = self.model.graph.experiment.mesh.kernel_of(event.node)
-            context = replace(context, kernel=kernel)
+        context = self.model.asked(context, event.node)
         with node_scope(event.node):
             given = rule(event, index, inputs, state_of, context)
         repeat = self.model.graph.nodes[event.node].repeat

@@ -28,6 +28,7 @@ class Chip:
     Args:
       name: as in `--topology`.
       platform: what JAX calls it.
+      kind: what JAX calls one of its devices.
       flops: bfloat16 operations a second, dense, at best.
       hbm: bytes of memory.
       hbm_rate: bytes a second between it and the cores.
@@ -44,6 +45,7 @@ class Chip:
 
     name: str
     platform: Literal["tpu", "cuda"]
+    kind: str
     flops: float
     hbm: int
     hbm_rate: float
@@ -74,6 +76,7 @@ _ALL = (
     Chip(
         name="v4",
         platform="tpu",
+        kind="TPU v4",
         flops=275e12,  # [gcp] v4
         hbm=32 * GIB,  # [gcp] v4
         hbm_rate=1200 * GB,  # [gcp] v4
@@ -90,6 +93,7 @@ _ALL = (
     Chip(
         name="v5e",
         platform="tpu",
+        kind="TPU v5 lite",
         flops=197e12,  # [gcp] v5e
         hbm=16 * GIB,  # [gcp] v5e
         hbm_rate=819 * GB,  # [gcp] v5e
@@ -106,6 +110,7 @@ _ALL = (
     Chip(
         name="v5p",
         platform="tpu",
+        kind="TPU v5",
         flops=459e12,  # [gcp] v5p
         hbm=96 * GIB,  # [gcp] v5p: physical; 95 GiB are advertised
         hbm_rate=2765 * GB,  # [gcp] v5p
@@ -122,6 +127,7 @@ _ALL = (
     Chip(
         name="v6e",
         platform="tpu",
+        kind="TPU v6 lite",
         flops=918e12,  # [gcp] v6e
         hbm=32 * GIB,  # [gcp] v6e
         hbm_rate=1638 * GB,  # [gcp] tpu7x, column v6e
@@ -138,6 +144,7 @@ _ALL = (
     Chip(
         name="7x",
         platform="tpu",
+        kind="TPU7x",
         flops=2307e12,  # [gcp] tpu7x
         hbm=192 * GIB,  # [gcp] tpu7x
         hbm_rate=7380 * GB,  # [gcp] tpu7x
@@ -154,6 +161,7 @@ _ALL = (
     Chip(
         name="h100",
         platform="cuda",
+        kind="NVIDIA H100",
         flops=989e12,  # [nvidia]
         hbm=80 * GB,  # [nvidia]
         hbm_rate=3350 * GB,  # [nvidia]
@@ -170,6 +178,7 @@ _ALL = (
     Chip(
         name="h200",
         platform="cuda",
+        kind="NVIDIA H200",
         flops=989e12,  # [nvidia]
         hbm=141 * GB,  # [mlperf]
         hbm_rate=4800 * GB,  # [nvidia]
@@ -184,6 +193,9 @@ _ALL = (
         clock=None,
     ),
 )
+
+CAPABILITY = "9.0"
+"""Of H100 and H200, for whom it is compiled."""
 
 CHIPS = {chip.name: chip for chip in _ALL}
 """Every chip by its name in `--topology`."""

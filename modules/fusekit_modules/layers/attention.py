@@ -13,7 +13,7 @@ from fusekit.errors import FusekitError
 from fusekit.layered import KeyValue
 from fusekit.stream import Stream
 from fusekit_modules.layers.dot_product import dot_product
-from fusekit_modules.layers.kernels import by_kernel
+from fusekit_modules.layers.kernels import by_kernel, in_a_ring
 from fusekit_modules.layers.linear import Deltas, Linear
 from fusekit_modules.layers.place import Place
 from fusekit_modules.layers.ring_attention import ring_attention
@@ -113,6 +113,7 @@ class Attention(nnx.Module):
         given = [mask for mask in (readable(sources), *masks) if mask is not None]
         place = Place.of(context.layout, query, [source.key.shape[1] for source in sources])
         if place is not None and "attention" not in context.collector.wants:
+            in_a_ring(query, context)
             pairs = [(s.key.astype(query.dtype), s.value.astype(query.dtype)) for s in sources]
             mixed, some = ring_attention(query, pairs, given, place)
             seen = some if given else None

@@ -1,7 +1,7 @@
 """Attention by kernels (`fusekit_modules.ops.stream_attention`), where they can and it pays."""
 
 from collections.abc import Sequence
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import jax
@@ -9,16 +9,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from fusekit.context import Context
-from fusekit.errors import FusekitError
 from fusekit.layered import KeyValue
 from fusekit_modules.layers.sight import Mask, Sight
-from fusekit_modules.ops import BackendError, Target
-from fusekit_modules.ops.stream_attention import Queries, Source, stream_attention
-from fusekit_modules.ops.stream_attention.op import plan
+from fusekit_modules.ops import Target
+from fusekit_modules.ops.dispatch import Reason
+from fusekit_modules.ops.rule import able, chosen, target_of
+from fusekit_modules.ops.stream_attention import Queries, Source, stream_attention, unsupported
 
-AHEAD = ("gpu",)
-"""Platforms on which the kernels were measured to be ahead of XLA (docs/kernels.md); elsewhere they
-run if asked for. So they do in float32, in which the portable form obeys JAX's precision."""
+MEASURED = "it was measured to be ahead in half precision"
+"""Of the kernels on GPUs (docs/kernels.md). In float32 the portable form obeys JAX's precision."""
 
 
 def by_kernel(
@@ -30,44 +29,82 @@ def by_kernel(
     """What the queries read of all keys, and which of them read anything (`None`: all); `None` if
     the portable form is to be taken. `masks` intersect.
 
-    Raises `BackendError` if kernels are asked for by name and cannot.
+    Raises `BackendError` if the component asks by name for what cannot.
     """
-    asked = context.kernel
-    if context.device is None or asked == "xla":
-        return None
-    try:
-        target = Target.of(context.device)
-    except FusekitError:
-        if asked == "auto":
-            return None
-        raise
-    if asked == "auto" and (target.platform not in AHEAD or query.dtype == jnp.float32):
-        return None
-    reason = _unfit(masks, target if asked == "pallas" else None, context)
-    if reason and asked != "auto":
-        raise BackendError(f"{context.path}: attention cannot use `kernel: {asked}`: {reason}")
-    if reason:
+    target, unfit = target_of(context), _unfit(masks, context)
+
+    def reason(backend: str) -> Reason:
+        if unfit is not None:
+            return unfit
+        return unsupported(backend, *_shapes(query, sources), heads=query.shape[2], target=target)
+
+    choice = chosen(
+        context,
+        "attention",
+        {
+            "gpu": partial(reason, "gpu"),
+            "tpu": partial(reason, "tpu"),
+            "xla": able,
+            "reference": partial(reason, "reference"),
+        },
+        doubts={"gpu": partial(_doubt, query, target), "tpu": partial(_doubt, query, target)},
+        because={"gpu": MEASURED},
+        shapes=(query, *(source.key for source in sources)),
+    )
+    if choice.backend == "xla":
         return None
     keys = _of_keys(masks, query.shape[0])
-    given = [Queries(_flat(query))], _sources(query, sources, keys)
-    more: dict[str, Any] = {"heads": query.shape[2], "target": target, "layout": context.layout}
-    more["backend"] = target.platform if asked == "pallas" else asked
-    if asked == "auto" and plan(*given, **more).forward.backend != target.platform:
-        return None
-    (mixed,) = stream_attention(*given, **more)
+    (mixed,) = stream_attention(
+        [Queries(_flat(query))],
+        _sources(query, sources, keys),
+        heads=query.shape[2],
+        target=target,
+        layout=context.layout,
+        backend=choice.backend,
+    )
     seen = None if keys is None else jnp.broadcast_to(jnp.any(keys, 1)[:, None], query.shape[:2])
     return mixed.reshape(query.shape), seen
 
 
-def _unfit(masks: Sequence[Mask | Sight], kernels: Target | None, context: Context) -> str | None:
-    """Why kernels cannot; `None` if they may."""
-    if kernels is not None and kernels.platform == "cpu":
-        return "there are no kernels for CPUs"
+def in_a_ring(query: Float[Array, "b q h k"], context: Context) -> None:
+    """Notes that attention goes round a ring of devices, in plain JAX.
+
+    Raises `BackendError` if the component asks by name for something else.
+    """
+
+    def reason() -> Reason:
+        return "tokens are split over the mesh, and attention goes round the ring"
+
+    given = {"gpu": reason, "tpu": reason, "xla": able, "reference": reason}
+    chosen(context, "attention", given, shapes=[query])
+
+
+def _doubt(query: Float[Array, "b q h k"], target: Target) -> Reason:
+    """Why `auto` leaves a kernel alone."""
+    if target.platform != "gpu":
+        return f"it has not been measured on a {target.platform.upper()}"
+    if query.dtype == jnp.float32:
+        return "in float32 it does not obey jax.default_matmul_precision"
+    return None
+
+
+def _unfit(masks: Sequence[Mask | Sight], context: Context) -> Reason:
+    """Why only the portable form can; `None` if others may."""
     if "attention" in context.collector.wants:
         return "attention maps are asked for"
     if any(isinstance(mask, Sight) or mask.shape[-2] != 1 for mask in masks):
         return "what may be read differs from query to query"
     return None
+
+
+def _shapes(query: Array, sources: Sequence[KeyValue]) -> tuple[list[Queries], list[Source]]:
+    """What the operation would be given, without its contents and masks."""
+
+    def flat(array: Array) -> Any:
+        shape = (*array.shape[:2], array.shape[2] * array.shape[3])
+        return jax.ShapeDtypeStruct(shape, query.dtype)
+
+    return [Queries(flat(query))], [Source(flat(s.key), flat(s.value)) for s in sources]
 
 
 def _of_keys(masks: Sequence[Any], batch: int) -> Bool[Array, "b k"] | None:

@@ -102,12 +102,6 @@ def spread(positive: Bool[Array, "b n"], dtype: Any) -> Float[Array, "b n"]:
     return share / jnp.maximum(jnp.sum(share, axis=1, keepdims=True), 1)
 
 
-def shares(logits: Float[Array, "b n"], wanted: Bool[Array, "b n"]) -> Float[Array, "b n"]:
-    """The softmax of each row over the columns that are wanted; zeros in rows without any."""
-    lowest = jnp.finfo(logits.dtype).min
-    return jnp.where(wanted, jax.nn.softmax(jnp.where(wanted, logits, lowest), axis=1), 0)
-
-
 def surprise(
     logits: Float[Array, "b n"], target: Float[Array, "b n"], wanted: Bool[Array, "b n"]
 ) -> Float[Array, "b"]:

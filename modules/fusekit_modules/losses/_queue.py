@@ -37,18 +37,6 @@ class Queue(nnx.Module):
         filled = jnp.arange(self.size) < self.filled[...]
         return self.keys[...][index], filled, None if self.labels is None else self.labels[...]
 
-    def past(
-        self, index: int, labels: Labels | None, valid: Bool[Array, "b"]
-    ) -> tuple[Float[Array, "q d"], Bool[Array, "b q"], Bool[Array, "b q"]]:
-        """The keys of one input, which of them each row that counts is told from, and which have
-        its label."""
-        keys, filled, held = self.held(index)
-        wanted = valid[:, None] & filled[None]
-        same = jnp.zeros(wanted.shape, bool)
-        if held is not None and labels is not None:
-            same = labels.astype(held.dtype)[:, None] == held[None]
-        return keys, wanted, same
-
     def push(
         self,
         keys: list[Float[Array, "b d"]],

@@ -50,7 +50,5 @@ class Gram(Contrast):
         valid = counted(streams, rows, tokens=None)
         anchor, *others = units(streams, valid)
         scale = self.inverse(anchor.dtype)
-        by_row, by_column = gram(
-            anchor, others, scale, valid, place=context.layout or context.device
-        )
+        by_row, by_column = gram(anchor, others, scale, valid, context=context)
         return summed((by_row + by_column) / 2, valid)

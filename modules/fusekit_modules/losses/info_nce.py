@@ -1,6 +1,5 @@
 """Contrast within the batch."""
 
-from functools import partial
 from typing import Annotated, Any, Literal
 
 import jax
@@ -16,18 +15,11 @@ from fusekit.errors import WiringError
 from fusekit.stream import Stream
 from fusekit_modules.heads._readout import unit
 from fusekit_modules.layers.expect import expect_same, expect_vector
-from fusekit_modules.losses._contrast import (
-    Contrast,
-    ContrastSpec,
-    directions,
-    shares,
-    spread,
-    surprise,
-)
+from fusekit_modules.losses._contrast import Contrast, ContrastSpec, directions
 from fusekit_modules.losses._count import counted, keep, summed, wide
-from fusekit_modules.losses._positives import check_positives, same_key
+from fusekit_modules.losses._positives import check_positives
 from fusekit_modules.losses._queue import Queue
-from fusekit_modules.ops.contrastive import info_nce
+from fusekit_modules.ops.contrastive import info_nce, soft_info_nce
 
 Size = Annotated[int, Field(ge=0, le=10_000_000)]
 
@@ -48,7 +40,7 @@ class InfoNceSpec(ContrastSpec):
     It holds the streams of `soft`; without these the later input of each pair, and then it is for
     the first direction alone (He et al. 2020, MoCo, where `direction` is `first`).
 
-    Scores are never in memory all at once, except those of few rows and, with `soft`, all of them.
+    Scores are never in memory all at once, except those of few rows.
     """
 
     type: Literal["info_nce"] = "info_nce"
@@ -124,59 +116,39 @@ class InfoNce(Contrast):
         queries = [self._compared(streams[name], valid) for name in self.names]
         teachers = [jax.lax.stop_gradient(self._compared(streams[n], valid)) for n in self.soft]
         labels = streams["positives"].values if "positives" in streams else None
-        if teachers:
-            each = self._taught(queries, teachers, same_key(streams, valid), labels, valid)
-        else:
-            each = self._told(queries, labels, valid, context.layout or context.device)
+        scale = self.inverse(queries[0].dtype)
+        each = jnp.zeros(valid.shape, queries[0].dtype)
+        for query, key in self.pairs:
+            queued = self.queue is not None and (bool(teachers) or query < key)
+            if not teachers and self.queue is None and query > key:
+                continue  # it came with the other direction, of the same scores
+            y, columns, keys = (teachers or queries)[key], valid, dict[str, Any](keys=labels)
+            if queued:
+                y, columns, keys = self._past(key, y, valid, labels)
+            given = (scale, valid, columns)
+            if teachers:
+                own = (queries[query], y, teachers[query], self.share)
+                each = each + soft_info_nce(*own, *given, **keys, context=context)
+                continue
+            first, second = info_nce(queries[query], y, *given, **keys, context=context)
+            both = self.direction == "both" and self.queue is None
+            each = each + (first + second if both else first)
         if self.queue is not None and context.training:
             self.queue.push([(teachers or queries)[k] for k in self.queued], labels, valid)
         return summed(each / len(self.pairs), valid)
 
-    def _told(
-        self, vectors: list[Float[Array, "b d"]], labels: Any, valid: Bool[Array, "b"], place: Any
-    ) -> Float[Array, "b"]:
-        """By row, the sum over pairs; both directions of one come of the same scores."""
-        scale = self.inverse(vectors[0].dtype)
-        each = jnp.zeros(valid.shape, vectors[0].dtype)
-        for query, key in self.pairs:
-            x, y, keys, told = vectors[query], vectors[key], labels, partial(info_nce, place=place)
-            if self.queue is not None and query < key:
-                values, filled, held = self.queue.held(self.queued.index(key))
-                y, columns = jnp.concatenate([y, values]), jnp.concatenate([valid, filled])
-                if held is not None and keys is not None:
-                    keys = keys.astype(held.dtype)
-                    told = partial(told, column_keys=jnp.concatenate([keys, held]))
-                each = each + told(x, y, scale, valid, columns, keys=keys)[0]
-            elif self.queue is not None or query < key:
-                first, second = told(x, y, scale, valid, valid, keys=keys)
-                both = self.direction == "both" and self.queue is None
-                each = each + (first + second if both else first)
-        return each
-
-    def _taught(
-        self,
-        queries: list[Float[Array, "b d"]],
-        teachers: list[Float[Array, "b d"]],
-        positive: Bool[Array, "b b"],
-        labels: Any,
-        valid: Bool[Array, "b"],
-    ) -> Float[Array, "b"]:
-        """Likewise, of targets that a teacher shares out over all columns; these are `[b, n]`."""
-        scale = self.inverse(queries[0].dtype)
-        each = jnp.zeros(valid.shape, queries[0].dtype)
-        for query, key in self.pairs:
-            columns, wanted, right = teachers[key], valid[:, None] & valid[None], positive
-            if self.queue is not None:
-                past = self.queue.past(self.queued.index(key), labels, valid)
-                columns = jnp.concatenate([columns, past[0].astype(columns.dtype)])
-                wanted = jnp.concatenate([wanted, past[1]], axis=1)
-                right = jnp.concatenate([right, past[2]], axis=1)
-            logits = scale * (queries[query] @ columns.T)
-            own = jax.lax.stop_gradient(scale * (teachers[query] @ columns.T))
-            target = (1 - self.share) * spread(right & wanted, logits.dtype)
-            target = target + self.share * shares(own, wanted)
-            each = each + surprise(logits, target, wanted)
-        return each
+    def _past(
+        self, key: int, y: Float[Array, "b d"], valid: Bool[Array, "b"], labels: Any
+    ) -> tuple[Float[Array, "n d"], Bool[Array, "n"], dict[str, Any]]:
+        """Columns with those of the queue behind, which of them count, and their keys."""
+        assert self.queue is not None
+        values, filled, held = self.queue.held(self.queued.index(key))
+        y = jnp.concatenate([y, values.astype(y.dtype)])
+        columns = jnp.concatenate([valid, filled])
+        if held is None or labels is None:
+            return y, columns, {}
+        labels = labels.astype(held.dtype)
+        return y, columns, dict[str, Any](keys=labels, column_keys=jnp.concatenate([labels, held]))
 
     def _compared(self, stream: Stream, valid: Bool[Array, "b"]) -> Float[Array, "b d"]:
         values = keep(wide(stream.values), valid)

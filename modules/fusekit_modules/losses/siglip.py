@@ -49,6 +49,4 @@ class Siglip(Contrast):
         a, b = units(streams, valid)
         bias = self.offset if self.bias is None else self.bias[...]
         scale, bias = self.inverse(a.dtype), jnp.asarray(bias, a.dtype)
-        return summed(
-            siglip(a, b, scale, bias, valid, place=context.layout or context.device), valid
-        )
+        return summed(siglip(a, b, scale, bias, valid, context=context), valid)

@@ -49,5 +49,5 @@ class Symile(Contrast):
     def __call__(self, streams: dict[str, Stream], *, rows: Any, context: Context) -> LossValue:
         valid = counted(streams, rows, tokens=None)
         vectors = units(streams, valid)
-        options: Any = {"negatives": self.negatives, "place": context.layout or context.device}
+        options: Any = {"negatives": self.negatives, "context": context}
         return summed(symile(vectors, self.inverse(vectors[0].dtype), valid, **options), valid)

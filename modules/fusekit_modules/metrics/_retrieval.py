@@ -22,6 +22,8 @@ from fusekit_modules.metrics._scored import Columns, Floats
 
 KEYS = ("positives", "within")
 BLOCK = 1024
+ELEMENTS = 1 << 22
+"""Similarities that there are at once: 32 MiB of them, whatever the number of rows."""
 
 Blocks = Iterator[tuple[slice, Float[np.ndarray, "k n"]]]
 """Similarities of some rows at a time with all others."""
@@ -129,8 +131,9 @@ def normalised(values: Float[np.ndarray, "*m d"]) -> Float[np.ndarray, "*m d"]:
 
 def similarities(queries: Float[np.ndarray, "m d"], others: Float[np.ndarray, "n d"]) -> Blocks:
     """Inner products, some queries at a time."""
-    for start in range(0, len(queries), BLOCK):
-        part = slice(start, start + BLOCK)
+    size = max(1, min(BLOCK, ELEMENTS // max(len(others), 1)))
+    for start in range(0, len(queries), size):
+        part = slice(start, start + size)
         yield part, np.round(queries[part] @ others.T, DECIMALS)
 
 

@@ -6,6 +6,7 @@ tests and benchmarks share, and `op` is the public function.
 """
 
 from fusekit_modules.ops.dispatch import BACKENDS, BackendError, Choice, choose
+from fusekit_modules.ops.rule import chosen
 from fusekit_modules.ops.target import Target
 
-__all__ = ["BACKENDS", "BackendError", "Choice", "Target", "choose"]
+__all__ = ["BACKENDS", "BackendError", "Choice", "Target", "choose", "chosen"]

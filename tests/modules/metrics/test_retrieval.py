@@ -1,5 +1,6 @@
 """Recall, median rank and zero-shot accuracy against loops; mean intersection over union."""
 
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -80,6 +81,32 @@ def test_ranks_against_sorting(columns, keys, cosine, monkeypatch):
     middle = MedianRankSpec(direction="both", **fields).compute(given, rows)
     assert middle == (np.median(first) + np.median(second)) / 2
     assert MedianRankSpec(**fields).better == "lower"
+
+
+def test_many_rows_take_no_matrix_of_them():
+    """Numbers of the matrix form, ties and absent rows among them, in a fraction of its memory."""
+    count, r = 5000, np.random.default_rng(0)
+    z = r.normal(size=(count, 4))
+    a = np.round(z + r.normal(size=(count, 4)), 1)
+    a[1::9], z[5::7] = a[::9][: len(a[1::9])], np.nan  # ties; and rows that are absent
+    rows = np.ones(count, bool)
+    rows[5::7] = False
+    unit = [v[rows] / np.linalg.norm(v[rows], axis=1, keepdims=True) for v in (z, a)]
+    matrix = np.round(unit[0] @ unit[1].T, 10)
+    own = np.diagonal(matrix)
+    ranks = [(table >= own[:, None]).sum(axis=1) for table in (matrix, matrix.T)]
+    size = matrix.nbytes
+    del matrix
+    tracemalloc.start()
+    fields = {**PAIR, "direction": "both"}
+    found = RecallSpec(at=[1, 10], **fields).compute({"z": z, "a": a}, rows)
+    middle = MedianRankSpec(**fields).compute({"z": z, "a": a}, rows)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found == pytest.approx(np.mean([np.mean(rank <= k) for rank in ranks for k in (1, 10)]))
+    assert middle == np.mean([np.median(rank) for rank in ranks])
+    assert np.median(ranks[0]) > 2
+    assert peak < 0.75 * size
 
 
 def test_by_hand():

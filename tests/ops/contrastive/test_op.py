@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 from fusekit.layout import Layout
 from fusekit_modules.ops import BackendError, Target
 from fusekit_modules.ops.contrastive import cases, gram, info_nce, reduce, several, siglip, symile
-from fusekit_modules.ops.contrastive.given import multiplied
+from fusekit_modules.ops.contrastive.given import How, multiplied
 from tests.ops.contrastive import exact
 
 SIZE, WIDTH, SCALE, BIAS = 24, 8, 7.0, -2.0
@@ -264,30 +264,28 @@ def test_operands_are_what_the_target_multiplies():
 def test_many_scores_are_made_in_chunks():
     """`auto` is the obvious form; of more than `WHOLE` scores it is a kernel, or chunks."""
     case = cases.Case("", cases.INFO_NCE, 8, 8, 8)
-    options = {"forward": "auto", "backward": "auto"}
     given, *_ = cases.arrays(case)
     for target in (Target("cpu"), Target("gpu", capability=(9, 0))):
-        assert reduce.plan(case.kind, given, target, **options).forward == "reference"
+        assert reduce.plan(case.kind, given, How(target)).forward == "reference"
     size = int(reduce.WHOLE**0.5) + 1
     many = given._replace(
         x=jax.ShapeDtypeStruct((size, 8), jnp.float32),
         y=jax.ShapeDtypeStruct((1, size, 8), jnp.float32),
     )
-    plan = reduce.plan(case.kind, many, Target("cpu"), **options)
+    plan = reduce.plan(case.kind, many, How(Target("cpu")))
     assert (plan.forward, plan.backward) == ("xla", "xla")
     hopper = Target("gpu", capability=(9, 0))
     half = many._replace(
         x=jax.ShapeDtypeStruct(many.x.shape, jnp.bfloat16),
         y=jax.ShapeDtypeStruct(many.y.shape, jnp.bfloat16),
     )
-    gpu = reduce.plan(case.kind, half, hopper, **options)
+    gpu = reduce.plan(case.kind, half, How(hopper))
     assert (gpu.forward, gpu.backward) == ("gpu", "gpu")
-    assert reduce.plan(case.kind, many, hopper, **options).forward == "xla"
-    assert reduce.plan(case.kind, many, hopper, forward="gpu", backward="gpu").forward == "gpu"
+    assert reduce.plan(case.kind, many, How(hopper)).forward == "xla"
+    asked = How(hopper, forward="gpu", backward="gpu")
+    assert reduce.plan(case.kind, many, asked).forward == "gpu"
     with pytest.raises(BackendError, match="multiplies bfloat16, and vectors are of float32"):
-        reduce.plan(
-            case.kind, many, Target("tpu", generation="v5e"), forward="tpu", backward="auto"
-        )
+        reduce.plan(case.kind, many, How(Target("tpu", generation="v5e"), forward="tpu"))
 
 
 def test_32768_rows_take_no_matrix_of_them():

@@ -1,12 +1,15 @@
 """What the public functions are given, as the backends take it."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from fusekit.context import Context
 from fusekit.errors import FusekitError
+from fusekit_modules.ops.rule import target_of
 from fusekit_modules.ops.target import Target
 
 CPU = Target("cpu")
@@ -33,11 +36,39 @@ def scalar(value: Any, like: Array) -> Array:
     return jnp.asarray(value, jnp.promote_types(like.dtype, jnp.float32))
 
 
-def layout_of(place: Any) -> Any:
-    return place if hasattr(place, "activations") else None
+@dataclass(frozen=True)
+class How:
+    """Where a contrast runs, and what chooses its backends.
+
+    Args:
+      target: the kind of device.
+      layout: over which rows and columns are cut, if over one.
+      forward, backward: backends by name, or `auto`.
+      context: of a component; chooses in place of these names.
+    """
+
+    target: Target
+    layout: Any = None
+    forward: str = "auto"
+    backward: str = "auto"
+    context: Context | None = None
+
+    @staticmethod
+    def of(
+        place: Any = None,
+        target: Target | None = None,
+        forward: str = "auto",
+        backward: str = "auto",
+        context: Context | None = None,
+    ) -> "How":
+        """As the public functions are told."""
+        if context is not None:
+            return How(target or target_of(context), context.layout, context=context)
+        layout = place if hasattr(place, "activations") else None
+        return How(_target(place, target), layout, forward, backward)
 
 
-def target_of(place: Any, target: Target | None) -> Target:
+def _target(place: Any, target: Target | None) -> Target:
     if target is not None:
         return target
     try:

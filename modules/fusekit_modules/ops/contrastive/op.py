@@ -5,7 +5,8 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Shaped
 
-from fusekit_modules.ops.contrastive.given import layout_of, multiplied, only, scalar, target_of
+from fusekit.context import Context
+from fusekit_modules.ops.contrastive.given import How, multiplied, only, scalar
 from fusekit_modules.ops.contrastive.positives import of_one_key, own_only
 from fusekit_modules.ops.contrastive.reduce import plan, surprise
 from fusekit_modules.ops.contrastive.scores import Kind, Operands
@@ -25,6 +26,7 @@ def info_nce(
     target: Target | None = None,
     forward: str = "auto",
     backward: str = "auto",
+    context: Context | None = None,
 ) -> tuple[Float[Array, "b"], Float[Array, "n"]]:
     """Cross-entropies of telling the right columns of each row, and rows of each column.
 
@@ -42,24 +44,23 @@ def info_nce(
         over it.
       target: the kind of device, where there is no `place`; default a CPU.
       forward, backward: backends, by name or `auto`.
+      context: of the component that asks, in place of these and of `place`.
 
     Returns:
       `[b]` and `[n]`, in float32 or wider; zero in what does not count or has no positive.
 
     Raises `BackendError` if a backend asked for cannot.
     """
-    kind, target = Kind(), target_of(place, target)
-    x, y = (multiplied(only(*pair), target) for pair in ((x, rows), (y, columns)))
+    kind, how = Kind(), How.of(place, target, forward, backward, context)
+    x, y = (multiplied(only(*pair), how.target) for pair in ((x, rows), (y, columns)))
     given = Operands(x, y[None], scalar(scale, x), scalar(0, x))
-    own = keys is None
-    options = {"forward": forward, "backward": backward, "layout": layout_of(place)}
-    how = plan(kind, given, target, own=own, **options)
+    run = plan(kind, given, how, own=keys is None)
     if keys is None:
         right = own_only(rows, columns, given.wide)
     else:
         others = keys if column_keys is None else column_keys
         right = of_one_key(rows, columns, keys, others, given.wide)
-    found: Any = surprise(how, given, rows, columns, right)
+    found: Any = surprise(run, given, rows, columns, right)
     by_row, by_column = found
     return jnp.where(right.row_share > 0, by_row, 0), jnp.where(
         right.column_share > 0, by_column, 0
@@ -77,12 +78,13 @@ def siglip(
     target: Target | None = None,
     forward: str = "auto",
     backward: str = "auto",
+    context: Context | None = None,
 ) -> Float[Array, "b"]:
     """By row i, -log sigmoid(l_ii) - sum over j of log sigmoid(-l_ij), l = s x y + bias (Zhai et
     al. 2023, algorithm 1). As `info_nce`; row i and column i are of one sample."""
-    kind, target = Kind(reduction="softplus"), target_of(place, target)
-    x, y = (multiplied(only(values, rows), target) for values in (x, y))
+    how = How.of(place, target, forward, backward, context)
+    x, y = (multiplied(only(values, rows), how.target) for values in (x, y))
     given = Operands(x, y[None], scalar(scale, x), scalar(bias, x))
-    how = plan(kind, given, target, forward=forward, backward=backward, layout=layout_of(place))
-    found: Any = surprise(how, given, rows, rows, own_only(rows, rows, given.wide))
+    run = plan(Kind(reduction="softplus"), given, how)
+    found: Any = surprise(run, given, rows, rows, own_only(rows, rows, given.wide))
     return found[0]

@@ -15,15 +15,24 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool
 
 from fusekit_modules.ops.contrastive import gpu, reference, tpu, xla
+from fusekit_modules.ops.contrastive.given import How
 from fusekit_modules.ops.contrastive.positives import right_scores
 from fusekit_modules.ops.contrastive.reference import Pair
 from fusekit_modules.ops.contrastive.scores import Kind, Operands, Positives
-from fusekit_modules.ops.dispatch import choose
+from fusekit_modules.ops.dispatch import Reason, choose
+from fusekit_modules.ops.rule import able, doubtful, passes
 from fusekit_modules.ops.target import Target
 
 WHOLE = 1 << 22
 """So many scores `auto` computes at once, by `reference`; more of them by a kernel, or, where there
 is none, a chunk of rows at a time, by `xla`."""
+
+BECAUSE = {
+    "reference": f"up to {WHOLE} scores are made at once",
+    "gpu": "it was measured to be ahead",
+    "tpu": "it is ahead by the compiler's estimate",
+}
+"""Why `auto` takes a backend."""
 
 _MODULES: Mapping[str, Any] = {"reference": reference, "xla": xla, "tpu": tpu, "gpu": gpu}
 
@@ -50,43 +59,47 @@ class Plan:
     @property
     def axes(self) -> tuple[str, ...]:
         """Mesh axes that cut rows and columns; none on one device."""
-        if self.layout is None:
-            return ()
-        named = self.layout.activations.get("batch") or ()
-        named = (named,) if isinstance(named, str) else tuple(named)
-        return tuple(axis for axis in named if self.layout.mesh.shape[axis] > 1)
+        return axes_of(self.layout)
 
 
-def plan(
-    kind: Kind,
-    given: Operands,
-    target: Target,
-    *,
-    forward: str,
-    backward: str,
-    own: bool = True,
-    layout: Any = None,
-) -> Plan:
-    """Chooses the backends. Raises `BackendError` as `choose` does."""
-    size = given.x.shape[0] * given.y.shape[1]
+def axes_of(layout: Any) -> tuple[str, ...]:
+    """Mesh axes of a layout that cut rows; none on one device."""
+    if layout is None:
+        return ()
+    named = layout.activations.get("batch") or ()
+    named = (named,) if isinstance(named, str) else tuple(named)
+    return tuple(axis for axis in named if layout.mesh.shape[axis] > 1)
 
-    def few() -> str | None:
+
+def plan(kind: Kind, given: Operands, how: How, *, own: bool = True) -> Plan:
+    """Chooses the backends. Raises `BackendError` if one that is asked for by name cannot."""
+    size, target = given.x.shape[0] * given.y.shape[1], how.target
+
+    def few() -> Reason:
         return None if size <= WHOLE else f"{size} scores are more than {WHOLE}"
 
-    def chosen(asked: str, direction: str) -> str:
-        backends = {
-            "reference": few if asked == "auto" else lambda: None,
-            "tpu": lambda: tpu.unsupported(kind, given, target, direction),
-            "gpu": lambda: (
-                (untried(kind, given, target) if asked == "auto" else None)
-                or gpu.unsupported(kind, given, target, direction)
-            ),
-            "xla": lambda: None,
+    backends = {
+        direction: {
+            "reference": able,
+            "tpu": partial(tpu.unsupported, kind, given, target, direction),
+            "gpu": partial(gpu.unsupported, kind, given, target, direction),
+            "xla": able,
         }
-        return choose(f"contrastive {direction}", asked, backends).backend
+        for direction in ("forward", "backward")
+    }
+    doubts = {"reference": few, "gpu": partial(untried, kind, given, target)}
+    if how.context is not None:
+        options: Any = {"doubts": doubts, "because": BECAUSE, "shapes": (given.x, given.y)}
+        forward, backward = passes(how.context, kind.name, backends, **options)
+        return Plan(kind, forward.backend, backward.backend, target, own, how.layout)
 
-    names = chosen(forward, "forward"), chosen(backward, "backward")
-    return Plan(kind, *names, target, own, layout)
+    def named(direction: str, asked: str) -> str:
+        each = backends[direction]
+        each = doubtful(each, doubts) if asked == "auto" else each
+        return choose(f"{kind.name} {direction}", asked, each).backend
+
+    forward, backward = named("forward", how.forward), named("backward", how.backward)
+    return Plan(kind, forward, backward, target, own, how.layout)
 
 
 def untried(kind: Kind, given: Operands, target: Target) -> str | None:

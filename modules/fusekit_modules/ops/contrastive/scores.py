@@ -78,6 +78,13 @@ class Kind:
     reduction: Reduction = "logsumexp"
 
     @property
+    def name(self) -> str:
+        """Of the operation."""
+        if self.score == "volume":
+            return "contrast of volumes"
+        return "contrast" if self.reduction == "logsumexp" else "contrast of pairs"
+
+    @property
     def precision(self) -> str | None:
         """Of products: heights are differences of squares, and lose digits."""
         return "highest" if self.score == "volume" else None

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from fusekit_modules.ops.contrastive.given import layout_of, multiplied, only, scalar, target_of
+from fusekit.context import Context
+from fusekit_modules.ops.contrastive.given import How, multiplied, only, scalar
 from fusekit_modules.ops.contrastive.op import info_nce
 from fusekit_modules.ops.contrastive.positives import own_only
 from fusekit_modules.ops.contrastive.reduce import plan, surprise
@@ -32,6 +33,7 @@ def gram(
     target: Target | None = None,
     forward: str = "auto",
     backward: str = "auto",
+    context: Context | None = None,
 ) -> tuple[Float[Array, "b"], Float[Array, "b"]]:
     """Cross-entropies of -s V over the others' rows and over anchors, where V is the volume that
     an anchor and the others of one row span (Cicchetti et al. 2025).
@@ -41,7 +43,6 @@ def gram(
     taken. So volumes of unit vectors below about 1e-3 are of rounding errors, of bfloat16 below
     about 0.1; `reference` is exact, see `volumes`.
     """
-    kind, target = Kind("volume"), target_of(place, target)
     anchor, others = only(anchor, rows), [only(other, rows) for other in others]
     wide = jnp.promote_types(anchor.dtype, jnp.float32)
     basis, square = orthonormal([other.astype(wide) for other in others])
@@ -53,14 +54,14 @@ def gram(
         jnp.sum(jnp.square(anchor.astype(wide)), axis=1),
         jnp.where(rows, square, 0),
     )
-    how = plan(kind, given, target, forward=forward, backward=backward, layout=layout_of(place))
-    if how.forward == how.backward == "reference":
+    run = plan(Kind("volume"), given, How.of(place, target, forward, backward, context))
+    if run.forward == run.backward == "reference":
         every = -given.scale * volumes(anchor.astype(wide), [v.astype(wide) for v in others])
         wanted, own = rows[:, None] & rows[None], jnp.diagonal(every)
         every = jnp.where(wanted, every, jnp.finfo(wide).min)
         by_row, by_column = (jax.nn.logsumexp(every, axis=axis) - own for axis in (1, 0))
         return jnp.where(rows, by_row, 0), jnp.where(rows, by_column, 0)
-    found: Any = surprise(how, given, rows, rows, own_only(rows, rows, given.wide))
+    found: Any = surprise(run, given, rows, rows, own_only(rows, rows, given.wide))
     return found
 
 
@@ -120,23 +121,11 @@ def _pairs(a: Float[Array, "b d"], b: Float[Array, "c d"]) -> Float[Array, "n d"
     return (a[:, None] * b).reshape(-1, a.shape[1])
 
 
-def _totals(
-    x: Array,
-    scale: Array,
-    rows: Array,
-    y: Array,
-    columns: Array,
-    *,
-    place: Any = None,
-    target: Target | None = None,
-    forward: str = "auto",
-    backward: str = "auto",
-) -> Array:
+def _totals(x: Array, scale: Array, rows: Array, y: Array, columns: Array, **options: Any) -> Array:
     """By row, the log of the summed exponentials over the columns that count."""
-    target = target_of(place, target)
-    x, y = multiplied(x, target), multiplied(only(y, columns), target)
+    how = How.of(**options)
+    x, y = multiplied(x, how.target), multiplied(only(y, columns), how.target)
     given = Operands(x, y[None], scalar(scale, x), scalar(0, x))
-    options = {"forward": forward, "backward": backward, "layout": layout_of(place)}
     none = own_only(rows & False, columns & False, given.wide)
-    found: Any = surprise(plan(Kind(), given, target, **options), given, rows, columns, none)
+    found: Any = surprise(plan(Kind(), given, how), given, rows, columns, none)
     return jnp.where(jnp.any(columns), found[0], jnp.finfo(given.wide).min / 2)
