@@ -50,6 +50,7 @@ class Context:
       device: one of the devices that the program is compiled for; `None`: any, so that nothing is
         used which only some have.
       kernel: what runs operations that have kernels: `auto`, `reference`, `xla` or `pallas`.
+      deferred: keys of values that heads need not make (`fusekit.deferred`).
     """
 
     mode: Mode = "evaluate"
@@ -61,6 +62,7 @@ class Context:
     layout: Any = None
     device: Any = None
     kernel: str = "auto"
+    deferred: frozenset[Any] = frozenset()
 
     @property
     def training(self) -> bool:

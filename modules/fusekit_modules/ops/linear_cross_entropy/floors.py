@@ -14,7 +14,7 @@ def forward(given: Linear) -> Floor:
 
 
 def backward(given: Linear) -> Floor:
-    """Three products, one of which makes the logits again; what is read has its gradient written."""
+    """Three products, one of which makes the logits again; what is read has its gradient."""
     rows, width, vocabulary = _sizes(given)
     return Floor(
         6 * rows * width * vocabulary, 2 * _bytes(given) + 16 * rows, exponentials=rows * vocabulary

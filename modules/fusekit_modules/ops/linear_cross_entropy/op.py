@@ -12,10 +12,12 @@ from jaxtyping import Array, Bool, Float, Int
 from fusekit.layout import Layout
 from fusekit.parameter import Axes
 from fusekit_modules.ops.dispatch import Choice, choose
-from fusekit_modules.ops.linear_cross_entropy import reference, xla
+from fusekit_modules.ops.linear_cross_entropy import reference, tokamax, xla
 from fusekit_modules.ops.linear_cross_entropy.given import Ends, Linear
 from fusekit_modules.ops.linear_cross_entropy.shards import Shards
+from fusekit_modules.ops.target import Target
 
+CPU = Target("cpu")
 LEAST_VOCABULARY = 8192
 MOST_LOGITS = 1 << 22
 """Up to so many logits, or of smaller vocabularies, it is quicker to make them once and keep
@@ -40,20 +42,26 @@ class Run:
 
 
 def plan(
-    shape: tuple[int, ...],
-    kernel: Any,
+    given: Linear,
     *,
+    place: Target = CPU,
     layout: Layout | None = None,
     axes: Axes = (None, "vocab"),
+    weighed: bool = False,
     backend: str = "auto",
     backward: str | None = None,
 ) -> Run:
-    """What `linear_cross_entropy` would use for rows of this shape. Raises `BackendError`."""
-    can = {name: lambda: None for name in _BACKENDS}
+    """What `linear_cross_entropy` would use; arrays may be shapes alone. `weighed`: with smoothing
+    or class weights. Raises `BackendError`."""
+    shape = given.features.shape[:-1]
+    shards = Shards.of(layout, shape, given.kernel.shape, axes)
+    can: dict[str, Any] = {name: lambda: None for name in _BACKENDS}
+    whole = {"tokamax": lambda: tokamax.unsupported(place, given, shards, weighed=weighed)}
+    asked = {} if backend == "auto" else whole
     return Run(
-        choose("linear cross-entropy", backend, can),
-        choose("linear cross-entropy backward", backward or backend, can),
-        Shards.of(layout, shape, kernel.shape, axes),
+        choose("linear cross-entropy", backend, {**can, **asked}),
+        choose("linear cross-entropy backward", backward or backend, {**can, **asked}),
+        shards,
     )
 
 
@@ -66,6 +74,7 @@ def linear_cross_entropy(
     *,
     smoothing: float = 0.0,
     class_weights: Float[Array, "v"] | None = None,
+    place: Target = CPU,
     layout: Layout | None = None,
     axes: Axes = (None, "vocab"),
     backend: str = "auto",
@@ -85,9 +94,11 @@ def linear_cross_entropy(
       counts: which rows count; contents of the others are not read.
       smoothing: s.
       class_weights: w; default all one.
+      place: what it is compiled for.
       layout: a mesh that cuts rows, and the vocabulary as its rules say of the kernel.
       axes: logical axes of the kernel.
-      backend: `auto`, or a backend of both passes.
+      backend: `auto`, or a backend of both passes. `tokamax` does both, and is taken by name alone:
+        it gives sums, so that of its rows only the sum, and its gradient, mean anything.
       backward: the backend of the backward pass, where it is another.
 
     Returns:
@@ -95,12 +106,15 @@ def linear_cross_entropy(
 
     Raises `BackendError` for a backend that is not there.
     """
-    run = plan(
-        target.shape, kernel, layout=layout, axes=axes, backend=backend, backward=backward
-    )
     features = jnp.where(counts[..., None], features, jnp.zeros((), features.dtype))
     target = jnp.where(counts, target, 0).astype(jnp.int32)
     given = Linear(features, kernel, bias)
+    weighed = bool(smoothing) or class_weights is not None
+    options: Any = {"place": place, "layout": layout, "axes": axes, "weighed": weighed}
+    run = plan(given, **options, backend=backend, backward=backward)
+    if run.forward.backend == "tokamax":
+        found = tokamax.total(features, kernel, target, counts, run.shards)
+        return jnp.where(counts, found / jnp.maximum(jnp.sum(counts), 1), 0)
     total, own = _ends(run, given, target)
     vocabulary = kernel.shape[1]
     each = jnp.where((target >= 0) & (target < vocabulary), total - own, jnp.nan)
@@ -114,12 +128,15 @@ def linear_cross_entropy(
 
 def _spread(given: Linear, weights: Float[Array, "v"], total: Array) -> Array:
     """sum_c w_c (-log p_c)."""
-    exact: Any = {"precision": "highest", "preferred_element_type": given.wide}
     weights = weights.astype(given.wide)
-    kernel = given.kernel.astype(given.features.dtype).astype(given.wide)
-    mean = jnp.dot(given.features.astype(given.wide), jnp.dot(kernel, weights, **exact), **exact)
+    kernel = given.kernel.astype(given.features.dtype)
+
+    def product(a: Array, b: Array) -> Array:
+        return jnp.dot(a.astype(given.wide), b, precision="highest")
+
+    mean = product(given.features, product(kernel, weights))
     if given.bias is not None:
-        mean = mean + jnp.dot(given.bias.astype(given.wide), weights, **exact)
+        mean = mean + product(given.bias, weights)
     return jnp.sum(weights) * total - mean
 
 

@@ -30,7 +30,9 @@ class Shards:
     vocabulary: Any
 
     @staticmethod
-    def of(layout: Layout | None, shape: tuple[int, ...], sizes: Any, axes: Axes) -> "Shards | None":
+    def of(
+        layout: Layout | None, shape: tuple[int, ...], sizes: Any, axes: Axes
+    ) -> "Shards | None":
         """For rows of this shape and a kernel of these sizes and logical axes. `None`: one
         device."""
         if layout is None or layout.size == 1:
@@ -75,9 +77,7 @@ class Shards:
 
     def _mapped(self, local: Callable[..., Any], outs: Any, given: Linear, *more: Any) -> Any:
         ins = (self._linear(given), *jax.tree.map(lambda _: self.rows, more))
-        call = jax.shard_map(
-            local, mesh=self.mesh, in_specs=ins, out_specs=outs, check_vma=False
-        )
+        call = jax.shard_map(local, mesh=self.mesh, in_specs=ins, out_specs=outs, check_vma=False)
         return call(given, *more)
 
     def _own(self, target: Int[Array, "n"], given: Linear) -> Int[Array, "n"]:

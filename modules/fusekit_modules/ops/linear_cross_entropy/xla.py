@@ -14,9 +14,10 @@ from jaxtyping import Array, Float, Int
 
 from fusekit_modules.ops.linear_cross_entropy.given import Ends, Linear
 
-ELEMENTS = 1 << 23
-"""Logits of a chunk: 32 MiB of them in float32."""
+ELEMENTS = 1 << 22
+"""Logits of a chunk: 16 MiB of them in float32, which compilers for TPUs keep on the chip."""
 LEAST, LANES = 512, 128
+"""Words of a chunk: the fewest, and what they are a multiple of."""
 
 
 def chunks(rows: int, vocabulary: int, size: int | None = None) -> tuple[int, int]:
@@ -78,9 +79,7 @@ def backward(
     return given.like(*_over(given, chunk, one, first))
 
 
-def _over(
-    given: Linear, chunk: int | None, one: Callable[[Any, Any, int], Any], first: Any
-) -> Any:
+def _over(given: Linear, chunk: int | None, one: Callable[[Any, Any, int], Any], first: Any) -> Any:
     """Folds `one(carry, first word, words)` over the chunks."""
     vocabulary = given.kernel.shape[1]
     size, whole = chunks(len(given.features), vocabulary, chunk)
