@@ -75,9 +75,9 @@ def program(given=None, **mesh):
 
 
 def wanted(made, names=None):
-    """The heads that nobody needs to make."""
+    """The heads of words that nobody needs to make; the other has too few classes to care."""
     keys = deferrable(made.model, read_by(made.graph.losses, names), names)
-    return {key.node for key in keys}
+    return {key.node for key in keys} - {"other"}
 
 
 def biggest(made):

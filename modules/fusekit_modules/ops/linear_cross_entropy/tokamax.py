@@ -1,10 +1,11 @@
 """tokamax's kernel for TPUs, where the package is installed (`pip install 'fusekit[tokamax]'`).
 
 It gives the sum over all rows and nothing else: no row can be weighed or left out, no bias added,
-and no part of a vocabulary done alone. Rows that do not count are zeros here: each adds log v to the
-sum, which is taken off again, and nothing to the gradient of the kernel. It looks at JAX's default
-device: to compile it ahead of time, lower under `jax.default_device`. It cannot be interpreted, so
-that only what is around it is tried without a TPU.
+and no part of a vocabulary done alone. Rows that do not count are zeros here: each adds log v to
+the sum, which is taken off again, and nothing to the gradient of the kernel.
+
+It looks at JAX's default device: to compile ahead of time, lower under `jax.default_device`. It
+cannot be interpreted, so that only what is around it is tried without a TPU.
 """
 
 from importlib import import_module
