@@ -106,14 +106,14 @@ class ExpertMlps(nnx.Module):
 
 
 def how_of(context: Context) -> dict[str, Any]:
-    """What grouped products are told: the target, and the backend that `mesh.kernel` means. Asked
-    for a kernel, that is tokamax's where the package is installed, on TPUs else megablox; GPUs have
-    no other."""
+    """What grouped products are told: the target, and the backend that `mesh.kernel` means. By
+    `pallas` that is tokamax's where the package is installed, on TPUs else megablox."""
     target = target_of(context.device, None)
-    if context.kernel != "pallas" or target.platform == "cpu":
-        return {"target": target, "backend": context.kernel}
-    installed = find_spec("tokamax") is not None or target.platform == "gpu"
-    return {"target": target, "backend": "tokamax" if installed else "tpu"}
+    backend = context.kernel
+    if backend == "pallas":
+        other = "tpu" if target.platform == "tpu" else "auto"
+        backend = "tokamax" if find_spec("tokamax") and target.platform != "cpu" else other
+    return {"target": target, "backend": backend}
 
 
 def gated(

@@ -25,10 +25,11 @@ class Sorted(NamedTuple):
     def by(group: Int[Array, "m"], groups: int) -> "Sorted":
         """Sorted by group, those of one group as they came; numbers from `groups` on are none."""
         group = jnp.minimum(group, groups).astype(jnp.int32)
-        one_hot = group[:, None] == jnp.arange(groups + 1)
-        ranks = jnp.cumsum(one_hot.astype(jnp.int32), axis=0)
-        sizes = ranks[-1]
-        place = jnp.sum(jnp.where(one_hot, ranks - 1 + jnp.cumsum(sizes) - sizes, 0), axis=1)
+        one_hot = group == jnp.arange(groups + 1)[:, None]
+        ranks = jnp.cumsum(one_hot.astype(jnp.int32), axis=1)
+        sizes = ranks[:, -1]
+        begins = (jnp.cumsum(sizes) - sizes)[:, None]
+        place = jnp.sum(jnp.where(one_hot, begins + ranks - 1, 0), axis=0)
         return Sorted(jnp.argsort(place), place, sizes[:groups])
 
     def spread(self, rows: Float[Array, "n d"]) -> Float[Array, "m d"]:
