@@ -18,6 +18,7 @@ from fusekit_modules.ops.linear_cross_entropy.shards import Shards
 from fusekit_modules.ops.target import Target
 
 CPU = Target("cpu")
+
 LEAST_VOCABULARY = 8192
 MOST_LOGITS = 1 << 22
 """Up to so many logits, or of smaller vocabularies, it is quicker to make them once and keep
@@ -56,11 +57,11 @@ def plan(
     shape = given.features.shape[:-1]
     shards = Shards.of(layout, shape, given.kernel.shape, axes)
     can: dict[str, Any] = {name: lambda: None for name in _BACKENDS}
-    whole = {"tokamax": lambda: tokamax.unsupported(place, given, shards, weighed=weighed)}
-    asked = {} if backend == "auto" else whole
+    if backend == "tokamax":  # does both passes, and needs the whole op
+        can = {backend: lambda: tokamax.unsupported(place, given, shards, weighed=weighed)}
     return Run(
-        choose("linear cross-entropy", backend, {**can, **asked}),
-        choose("linear cross-entropy backward", backward or backend, {**can, **asked}),
+        choose("linear cross-entropy", backend, can),
+        choose("linear cross-entropy backward", backward or backend, can),
         shards,
     )
 
