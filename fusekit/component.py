@@ -303,6 +303,10 @@ class HeadSpec(NodeSpec):
     """Reads a stream out: logits, values, projections."""
 
     slot: ClassVar[str] = "head"
+    defers: ClassVar[bool] = False
+    """Whether its module has a method `deferred`, called as the module is, which may leave the last
+    product to losses: it gives a `Stream`, or a `fusekit.deferred.Deferred`."""
+
     input: Ref = Field(description="what it reads")
 
 
@@ -324,6 +328,10 @@ class LossSpec(Component):
 
     weight: Annotated[float, Field(ge=0.0, le=1e6)] = Field(1.0, description="its share")
     where: Ref | None = Field(None, description="a mask of the positions or rows that count")
+
+    def fuses(self) -> frozenset[str]:
+        """Roles under which its module takes a `fusekit.deferred.Deferred` as well as a stream."""
+        return frozenset()
 
     def check(self, inputs: Signatures) -> None:
         """Raises `WiringError` if the inputs do not fit."""

@@ -56,6 +56,7 @@ class Context:
       kernel: what runs operations that have kernels: `auto`, `reference`, `xla` or `pallas`.
       named: whether that was said of this component by name. Then it is an error that it cannot;
         else what cannot is run otherwise.
+      deferred: keys of values that heads need not make (`fusekit.deferred`).
     """
 
     mode: Mode = "evaluate"
@@ -68,6 +69,7 @@ class Context:
     device: Any = None
     kernel: str = "auto"
     named: bool = True
+    deferred: frozenset[Any] = frozenset()
 
     @property
     def training(self) -> bool:

@@ -1,6 +1,7 @@
 """What is optimised: the losses of a graph on the values of one walk."""
 
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from functools import reduce
 from typing import Any
 
@@ -12,6 +13,7 @@ from jaxtyping import Array, Bool, Float
 from fusekit.batch import blank
 from fusekit.component import LossSpec
 from fusekit.context import DTYPES, Context
+from fusekit.deferred import deferrable
 from fusekit.graph.node import Key, Objective, Read
 from fusekit.graph.select import select_stream
 from fusekit.graph.units import UnitId
@@ -99,8 +101,9 @@ def walked(
     names: Collection[str] | None = None,
 ) -> tuple[Sums, State]:
     """The sums of the named losses on a batch, by default of all, and the variables afterwards.
-    Only what these losses read is run."""
+    Only what these losses read is run, without the values that they need not see."""
     wanted = read_by(model.graph.losses, names)
+    context = replace(context, deferred=deferrable(model, wanted, names))
     values, variables = model.apply(params, variables, batch, context=context, wanted=wanted)
     valid = jnp.asarray(batch["valid"].values)
     return sums(model, values, params, variables, valid, context, names)

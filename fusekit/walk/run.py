@@ -162,7 +162,8 @@ class Run:
     ) -> tuple[Any, ...]:
         unit = UnitId(event.node)
         module = self._module(unit, state_of)
-        out = module(inputs, context=context.at(event.node, index))
+        call = module.deferred if event.gives[0] in context.deferred else module
+        out = call(inputs, context=context.at(event.node, index))
         self._keep(unit, module, state_of)
         out = described(out, self.model.graph.signatures[event.gives[0]])
         return (finished(out, context),)

@@ -1,5 +1,6 @@
 """What a walk does to the values on their way: dtypes, masks, spans, shardings."""
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from fusekit.context import Context
+from fusekit.deferred import Deferred
 from fusekit.graph.node import Event, Key
 from fusekit.graph.units import Template, Tree
 from fusekit.stream import Signature, Stream
@@ -42,11 +44,15 @@ def described(out: Any, signature: Any) -> Any:
     """The streams with the spans that the graph knows, labels included."""
     if isinstance(out, dict):
         return {port: described(stream, signature[port]) for port, stream in out.items()}
+    if isinstance(out, Deferred):
+        return replace(out, features=described(out.features, signature))
     return out.with_(spans=signature.spans, grid=signature.grid)
 
 
 def finished(out: Any, context: Context) -> Any:
     """What a node gives: zeros where padded or absent, sharded by the activation rules."""
+    if isinstance(out, Deferred):
+        return replace(out, features=finished(out.features, context))
     return jax.tree.map(lambda stream: constrained(stream, context), cleaned(out), is_leaf=_whole)
 
 

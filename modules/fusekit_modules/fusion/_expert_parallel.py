@@ -25,7 +25,8 @@ from fusekit.layout import Layout
 SLACK = 1.5
 
 Each = Callable[[Array, Array, Array, Array], Array]
-"""(rows `[n, d]`, their experts `[n]`, up, down) -> `[n, d]`; zeros for experts that are not."""
+"""(rows `[n, d]`, experts `[m]` of which each row has m / n, up, down) -> `[m, d]`; zeros for those
+that are not."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,48 @@ def travel(
         out_specs=tokens,
         check_vma=False,
     )(x, expert, weight, up, down)
+
+
+def stay(
+    x: Float[Array, "b t d"],
+    expert: Int[Array, "b t k"],
+    weight: Float[Array, "b t k"],
+    up: Float[Array, "e d h"],
+    down: Float[Array, "e h d"],
+    *,
+    each: Each,
+    layout: Layout | None,
+) -> Float[Array, "b t d"]:
+    """The same where tokens stay: each device sorts its own, and asks the experts that it has."""
+    if layout is None or layout.size == 1:
+        return _own(x, expert, weight, up, down, each=each)
+    tokens = P(*layout.of_stream(x.shape[:2], ("batch", "time")).spec, None)
+    taken = {name for axes in tokens for name in _names(axes)}
+    spec = layout.of_param((len(up), up.shape[-1]), ("expert", "mlp")).spec
+    axis, wide = (None if taken & set(_names(axes)) else axes for axes in spec)
+
+    def device(x: Array, expert: Array, weight: Array, up: Array, down: Array) -> Array:
+        if axis is not None:
+            expert = expert - jax.lax.axis_index(axis) * len(up)
+            expert = jnp.where((expert >= 0) & (expert < len(up)), expert, len(up))
+        out = _own(x, expert, weight, up, down, each=each)
+        over = _names(axis) + _names(wide)
+        return jax.lax.psum(out, over) if over else out
+
+    return jax.shard_map(
+        device,
+        mesh=layout.mesh,
+        in_specs=(tokens, tokens, tokens, P(axis, None, wide), P(axis, wide, None)),
+        out_specs=tokens,
+        check_vma=False,
+    )(x, expert, weight, up, down)
+
+
+def _own(x: Array, expert: Array, weight: Array, up: Array, down: Array, *, each: Each) -> Array:
+    """Of tokens and experts that are here."""
+    out = each(x.reshape(-1, x.shape[-1]), expert.reshape(-1), up, down)
+    parts = out.reshape(*expert.shape, x.shape[-1])
+    return jnp.einsum("btkd,btk->btd", parts, weight.astype(x.dtype))
 
 
 def _device(

@@ -1,6 +1,9 @@
 """Token routing: who goes to which expert, and the experts' feed-forward networks. No drops."""
 
-from typing import Literal, NamedTuple
+from collections.abc import Mapping
+from functools import partial
+from importlib.util import find_spec
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,11 +11,15 @@ from flax import nnx
 from jax.nn import initializers
 from jaxtyping import Array, Bool, Float, Int
 
-from fusekit.layout import Layout
+from fusekit.context import Context
 from fusekit.parameter import parameter
-from fusekit_modules.fusion._expert_parallel import ExpertPlace, travel
+from fusekit_modules.fusion._expert_parallel import ExpertPlace, stay, travel
+from fusekit_modules.ops import Target
+from fusekit_modules.ops.contrastive.given import target_of
+from fusekit_modules.ops.grouped_product import Sorted, grouped_product
 
 Dispatch = Literal["ragged", "dense"]
+CPU: Mapping[str, Any] = {"target": Target("cpu")}
 
 
 class Routing(NamedTuple):
@@ -66,7 +73,7 @@ class ExpertMlps(nnx.Module):
         self, experts: int, width: int, hidden: int, *, dispatch: Dispatch, rngs: nnx.Rngs
     ):
         init = initializers.lecun_normal(batch_axis=0)
-        self.dispatch = dispatch
+        self.experts, self.dispatch = experts, dispatch
         self.up = parameter(rngs, init, (experts, width, hidden), ("expert", "embed", "mlp"))
         self.down = parameter(rngs, init, (experts, hidden, width), ("expert", "mlp", "embed"))
 
@@ -76,42 +83,65 @@ class ExpertMlps(nnx.Module):
         expert: Int[Array, "n k"],
         weight: Float[Array, "n k"],
         *,
-        layout: Layout | None = None,
+        context: Context,
     ) -> Float[Array, "b t d"]:
-        """Each token's experts, weighed: sum_k weight_k MLP_k(x); `n` are the tokens in order."""
+        """Each token's experts, weighed: sum_k weight_k MLP_k(x); `n` are the tokens in order. An
+        expert of the number `e` is none: what it says is zero.
+
+        Raises `BackendError` if kernels are asked for by name and cannot.
+        """
         up, down = self.up[...].astype(x.dtype), self.down[...].astype(x.dtype)
-        weight, choices = weight.astype(x.dtype), expert.shape[1]
-        place = ExpertPlace.of(layout, x.shape, len(up), up.shape[-1])
+        shape = (*x.shape[:2], expert.shape[1])
+        named, weight = expert.reshape(shape), weight.astype(x.dtype).reshape(shape)
+        each = dense if self.dispatch == "dense" else partial(ragged, how=how_of(context))
+        place = ExpertPlace.of(context.layout, x.shape, len(up), up.shape[-1])
         if place is not None:
-            each = dense if self.dispatch == "dense" else ragged
-            shape = (*x.shape[:2], choices)
-            named, weight = expert.reshape(shape), weight.reshape(shape)
             return travel(x, named, weight, up, down, each=each, place=place)
-        rows = x.reshape(-1, x.shape[-1])
         if self.dispatch == "dense":
-            gate = jnp.einsum("nk,nke->ne", weight, jax.nn.one_hot(expert, len(up), dtype=x.dtype))
-            return gated(rows, gate, up, down).reshape(x.shape)
-        out = ragged(jnp.repeat(rows, choices, axis=0), expert.reshape(-1), up, down)
-        return jnp.einsum("nkd,nk->nd", out.reshape(*expert.shape, -1), weight).reshape(x.shape)
+            gate = jnp.einsum(
+                "btk,btke->bte", weight, jax.nn.one_hot(named, len(up), dtype=x.dtype)
+            )
+            return gated(x, gate, up, down)
+        return stay(x, named, weight, up, down, each=each, layout=context.layout)
+
+
+def how_of(context: Context) -> dict[str, Any]:
+    """What grouped products are told: the target, and the backend that `mesh.kernel` means. By
+    `pallas` that is tokamax's where the package is installed, on TPUs else megablox."""
+    target = target_of(context.device, None)
+    backend = context.kernel
+    if backend == "pallas":
+        other = "tpu" if target.platform == "tpu" else "auto"
+        backend = "tokamax" if find_spec("tokamax") and target.platform != "cpu" else other
+    return {"target": target, "backend": backend}
 
 
 def gated(
-    x: Float[Array, "n d"], gate: Float[Array, "n e"], up: Array, down: Array
-) -> Float[Array, "n d"]:
+    x: Float[Array, "*b d"], gate: Float[Array, "*b e"], up: Array, down: Array
+) -> Float[Array, "*b d"]:
     """sum_e gate_e MLP_e(x), every expert on every row."""
-    hidden = jax.nn.gelu(jnp.einsum("nd,edh->neh", x, up), approximate=False)
-    return jnp.einsum("neh,ehd,ne->nd", hidden, down, gate)
+    hidden = jax.nn.gelu(jnp.einsum("...d,edh->...eh", x, up), approximate=False)
+    return jnp.einsum("...eh,ehd,...e->...d", hidden, down, gate)
 
 
-def dense(x: Float[Array, "n d"], expert: Int[Array, "n"], up: Array, down: Array) -> Array:
-    """Each row through its expert, by computing all of them; zeros where there is none such."""
-    return gated(x, jax.nn.one_hot(expert, len(up), dtype=x.dtype), up, down)
+def dense(x: Float[Array, "n d"], expert: Int[Array, "m"], up: Array, down: Array) -> Array:
+    """Each row through its experts, m / n of them, by computing all; zeros where there is none
+    such."""
+    rows = jnp.repeat(x, len(expert) // len(x), axis=0)
+    return gated(rows, jax.nn.one_hot(expert, len(up), dtype=x.dtype), up, down)
 
 
-def ragged(x: Float[Array, "n d"], expert: Int[Array, "n"], up: Array, down: Array) -> Array:
-    """Each row through its expert, sorted by expert; zeros where there is none such."""
-    order = jnp.argsort(expert, stable=True)
-    sizes = jnp.bincount(expert, length=len(up)).astype(jnp.int32)
-    hidden = jax.nn.gelu(jax.lax.ragged_dot(x[order], up, sizes), approximate=False)
-    out = jax.lax.ragged_dot(hidden, down, sizes)[jnp.argsort(order)]
-    return jnp.where((expert < len(up))[:, None], out, jnp.zeros((), out.dtype))
+def ragged(
+    x: Float[Array, "n d"],
+    expert: Int[Array, "m"],
+    up: Array,
+    down: Array,
+    *,
+    how: Mapping[str, Any] = CPU,
+) -> Float[Array, "m d"]:
+    """Each row through its experts, m / n of them, sorted by expert; zeros where there is none
+    such."""
+    found = Sorted.by(expert, len(up))
+    hidden = grouped_product(found.spread(x), found.sizes, up, **how)
+    hidden = jax.nn.gelu(hidden, approximate=False)
+    return found.back(grouped_product(hidden, found.sizes, down, **how))

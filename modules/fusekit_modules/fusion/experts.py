@@ -132,7 +132,8 @@ class Experts(Balanced):
         logits = logits.reshape(-1, logits.shape[-1])
         routing = route(logits, self.top, counts.reshape(-1), normalise=self.normalise)
         found.append(routing)
-        out = self.mlps(stream.values, routing.expert, routing.weight, layout=context.layout)
+        expert = jnp.where(counts.reshape(-1, 1), routing.expert, self.mlps.experts)
+        out = self.mlps(stream.values, expert, routing.weight, context=context)
         return stream.with_(values=out)
 
     def leave(

@@ -14,6 +14,7 @@ from fusekit.context import Context
 from fusekit.layered import Branch, Edit, Operator, Reads
 from fusekit.parameter import parameter
 from fusekit.stream import Signature, Stream, label_id
+from fusekit_modules.layers.choose import chosen_by_spans, put, take
 from fusekit_modules.layers.expect import (
     all_labelled,
     expect_labels,
@@ -80,7 +81,8 @@ class Expert(nnx.Module):
 
 
 class ModalityExperts(Operator):
-    """One place's experts, by label."""
+    """One place's experts, by label: as spans say where labels stand, tokens are cut out as slices,
+    one product a label, and nothing is sorted or gathered."""
 
     def __init__(
         self, spec: ModalityExpertsSpec, streams: tuple[Signature, ...], *, rngs: nnx.Rngs
@@ -110,10 +112,12 @@ class ModalityExperts(Operator):
                 mine = (stream.label == label_id(label))[..., None]
                 out = jnp.where(mine, expert(stream.values), out)
             return stream.with_(values=out)
-        parts, at, experts = [], 0, dict(zip(self.labels, self.experts, strict=True))
-        for span in stream.spans:
-            part = stream.values[:, at : at + span.size]
-            expert = experts.get(span.label)
-            parts.append(jnp.zeros_like(part) if expert is None else expert(part))
-            at += span.size
-        return stream.with_(values=jnp.concatenate(parts, axis=1))
+        pieces = []
+        for label, expert in zip(self.labels, self.experts, strict=True):
+            mine = chosen_by_spans(stream, (label,))
+            if mine.any():
+                pieces.append((mine, expert(take(stream.values, mine))))
+        rest = ~chosen_by_spans(stream, self.labels)
+        if rest.any():
+            pieces.append((rest, jnp.zeros_like(take(stream.values, rest))))
+        return stream.with_(values=put(pieces, stream.length))

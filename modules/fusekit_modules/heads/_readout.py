@@ -9,8 +9,10 @@ from pydantic import Field
 
 from fusekit.component import HeadSpec, Outputs, Rate, Signatures, Width
 from fusekit.context import Context
+from fusekit.deferred import Deferred
 from fusekit.stream import Stream, vector
 from fusekit_modules.heads._tokens import data_signature, data_tokens
+from fusekit_modules.heads._unmade import unmade
 from fusekit_modules.layers.activation import ActivationName, activation
 from fusekit_modules.layers.dropout import dropout
 from fusekit_modules.layers.expect import expect_sequence, expect_vector
@@ -86,12 +88,21 @@ class Readout(nnx.Module):
         )
 
     def __call__(self, streams: dict[str, Stream], *, context: Context) -> Stream:
-        given = data_tokens(streams["input"]).clean()
+        features = self._features(streams["input"], context)
+        values = self.out(features.values)
+        return features.with_(values=unit(values) if self.normalise else values).clean()
+
+    def deferred(self, streams: dict[str, Stream], *, context: Context) -> Stream | Deferred:
+        """The values, or what they are made of where there are many; not with `normalise`."""
+        axes = ("embed", None)
+        return unmade(self.out, axes, self._features(streams["input"], context), context)
+
+    def _features(self, given: Stream, context: Context) -> Stream:
+        given = data_tokens(given).clean()
         x = given.values
         if self.hidden is not None:
             x = activation(self.activation)(self.hidden(x))
-        values = self.out(dropout(x, self.rate, context=context))
-        return given.with_(values=unit(values) if self.normalise else values).clean()
+        return given.with_(values=dropout(x, self.rate, context=context))
 
 
 def unit(values: Float[Array, "*b d"], epsilon: float = 1e-12) -> Float[Array, "*b d"]:

@@ -14,6 +14,7 @@ class ClassifierSpec(VectorReadoutSpec):
     """Logits of classes of which one holds: a vector `[classes]`."""
 
     link = "softmax"
+    defers = True
     type: Literal["classifier"] = "classifier"
     classes: Classes = Field(description="how many classes there are, or their names")
 

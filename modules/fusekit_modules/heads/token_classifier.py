@@ -17,6 +17,7 @@ class TokenClassifierSpec(TokenReadoutSpec):
     """
 
     link = "softmax"
+    defers = True
     type: Literal["token_classifier"] = "token_classifier"
     classes: Classes = Field(description="how many classes there are, or their names")
 

@@ -10,11 +10,13 @@ from pydantic import Field
 from fusekit.component import LossSpec, LossValue, Positive, Rate, Signatures, register
 from fusekit.config.reference import Ref
 from fusekit.context import Context
+from fusekit.deferred import Deferred
 from fusekit.errors import WiringError
-from fusekit.stream import Stream
 from fusekit_modules.losses._count import check_where, counted, keep, summed, wide
 from fusekit_modules.losses._match import check_classes, holds_logits, positions
 from fusekit_modules.losses._teacher import check_teacher, soft_surprise
+from fusekit_modules.ops.contrastive.given import target_of
+from fusekit_modules.ops.linear_cross_entropy import linear_cross_entropy
 
 Class = Annotated[int, Field(ge=0, strict=True)]
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -48,6 +50,10 @@ class CrossEntropySpec(LossSpec):
     def examples(cls) -> list[dict[str, Any]]:
         names = {"prediction": "head", "target": "batch.label"}
         return [names, {**names, "smoothing": 0.1}, {"prediction": "head", "target": 1}]
+
+    def fuses(self) -> frozenset[str]:
+        """Of a teacher's logits the softmax is taken beside its own, so that both are made."""
+        return frozenset() if self.soft is not None else frozenset({"prediction"})
 
     def check(self, inputs: Signatures) -> None:
         """Logits, and as many classes. Raises `WiringError` otherwise."""
@@ -100,13 +106,13 @@ class CrossEntropy(nnx.Module):
         self.smoothing, self.class_weights = spec.smoothing, spec.class_weights
         self.share, self.temperature = spec.soft_weight, spec.temperature
 
-    def __call__(self, streams: dict[str, Stream], *, rows: Any, context: Context) -> LossValue:
-        logits = streams["prediction"].values
+    def __call__(self, streams: dict[str, Any], *, rows: Any, context: Context) -> LossValue:
+        prediction = streams["prediction"]
+        if isinstance(prediction, Deferred):
+            return self._fused(prediction, streams, rows, context)
+        logits = prediction.values
         valid = counted(streams, rows, tokens=logits.shape[1:-1] or None)
-        if self.constant is None:
-            target = keep(streams["target"].values, valid)
-        else:
-            target = jnp.full(valid.shape, self.constant, jnp.int32)
+        target = self._target(streams, valid)
         logits = keep(wide(logits), valid)
         surprise = -jax.nn.log_softmax(logits, axis=-1)
         of_target = jnp.take_along_axis(surprise, target[..., None], axis=-1)[..., 0]
@@ -123,3 +129,32 @@ class CrossEntropy(nnx.Module):
         spread = jnp.mean(weights * surprise, axis=-1)
         each = (1 - self.smoothing) * weight * of_target + self.smoothing * spread
         return summed(each, valid, weight)
+
+    def _target(self, streams: dict[str, Any], valid: Any) -> Any:
+        if self.constant is None:
+            return keep(streams["target"].values, valid)
+        return jnp.full(valid.shape, self.constant, jnp.int32)
+
+    def _fused(
+        self, given: Deferred, streams: dict[str, Any], rows: Any, context: Context
+    ) -> LossValue:
+        """The same of logits that are never made."""
+        features = given.features.values
+        valid = counted(streams, rows, tokens=features.shape[1:-1] or None)
+        target = self._target(streams, valid)
+        weights = jnp.asarray(self.class_weights, jnp.float32) if self.class_weights else None
+        place = target_of(context.device, None)
+        each = linear_cross_entropy(
+            features,
+            given.kernel,
+            given.bias,
+            target,
+            valid,
+            smoothing=self.smoothing,
+            class_weights=weights,
+            place=place,
+            layout=context.layout and context.layout.of_node(given.node),
+            axes=given.axes,
+            backend="tokamax" if given.by == "pallas" and place.platform == "tpu" else "auto",
+        )
+        return summed(each, valid, None if weights is None else weights[target])

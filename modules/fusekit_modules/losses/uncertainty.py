@@ -35,6 +35,9 @@ class UncertaintySpec(WrapperSpec):
         inner = {"type": "info_nce", "inputs": ["m0", "m1"]}
         return [{"loss": inner}, {"loss": inner, "likelihood": "softmax", "log_variance": 0.5}]
 
+    def fuses(self) -> frozenset[str]:
+        return self.loss.fuses()
+
     def build(self, inputs: Signatures, *, rngs: nnx.Rngs) -> "Uncertainty":
         return Uncertainty(self, inputs, rngs=rngs)
 

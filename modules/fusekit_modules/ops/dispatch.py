@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from fusekit.errors import FusekitError, nearest
 
-BACKENDS = ("reference", "xla", "tpu", "gpu")
+BACKENDS = ("reference", "xla", "tpu", "gpu", "tokamax")
 
 Reason = str | None
 """Why a backend cannot; `None`: it can."""

@@ -177,6 +177,43 @@ def test_modality_experts(labels):
     check(stacks, [sequence(5, 4, spans=SPANS)], reference, ports=("m0",), unused=unused)
 
 
+def test_modality_experts_are_slices():
+    """Also where a label has several spans: no sort and no gather, and a product for each label."""
+    spans = (Span("a", 2), Span("b", 3), Span("a", 1), Span("c", 2))
+    signature = sequence(8, 4, spans=spans)
+    spec = ModalityExpertsSpec(hidden=3, labels=("a", "b"))
+    case = Case(Lockstep(spec, depth=1, places=(0,)), {"m0": signature})
+    module = case.merged({k: jnp.asarray(v, jnp.float32) for k, v in case.parameters.items()})
+    x = np.float32(case.rng.normal(size=(2, 8, 4)))
+
+    def call(x):
+        return module.layers[0].apply(Stream(x, spans=spans)).values
+
+    compiled = jax.jit(call).lower(jnp.asarray(x))
+    out, text = call(jnp.asarray(x)), compiled.compile().as_text()
+    for at, label in enumerate("aabbbacc"):
+        due = np.zeros((2, 4))
+        if label in "ab":
+            name = f"layers.0.experts.{'ab'.index(label)}"
+            hidden = gelu(x[:, at] @ case.parameters[f"{name}.up"])
+            due = hidden @ case.parameters[f"{name}.down"]
+        np.testing.assert_allclose(out[:, at], due, rtol=1e-4, atol=1e-5)
+    assert not [word for word in (" sort(", " gather(", " scatter(") if word in text]
+    assert compiled.as_text().count("stablehlo.dot_general") == 4
+
+
+def test_absent_tokens_go_to_no_expert():
+    """They load nobody, and get nothing."""
+    signature = sequence(4, 4, label="a", optional=True, padded=True)
+    case = Case(Lockstep(ExpertsSpec(**SIZES), depth=1, places=(0,)), {"m0": signature})
+    presence, mask = np.array([[True], [False]]), np.array([[True, True, False, False]] * 2)
+    values = np.float32(case.rng.normal(size=(2, 4, 4)))
+    _, (out,) = apply(case, {"m0": values}, presence, mask, "float32")
+    there = mask & presence
+    assert np.all(np.asarray(out.values)[~there] == 0)
+    assert np.all(np.any(np.asarray(out.values)[there] != 0, axis=-1))
+
+
 def test_modality_experts_by_labels_that_vary():
     """Each sample has its own order of labels: token by token, as the spans would have it."""
     spec = ModalityExpertsSpec(hidden=3)
