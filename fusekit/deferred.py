@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["features", "kernel", "bias"],
-    meta_fields=["axes", "node", "by"],
+    meta_fields=["axes", "node", "asked", "named"],
 )
 @dataclass(frozen=True)
 class Deferred:
@@ -39,7 +39,7 @@ class Deferred:
       bias: `[v]`, or `None`.
       axes: logical axes of the kernel.
       node: whose values they are; its layout is that of the kernel.
-      by: `Context.kernel` of this node.
+      asked, named: `Context.kernel` and `Context.named` of this node.
     """
 
     features: Stream
@@ -47,7 +47,8 @@ class Deferred:
     bias: Float[Array, "v"] | None
     axes: Axes
     node: str
-    by: str = "auto"
+    asked: str = "auto"
+    named: bool = True
 
     @property
     def mask(self) -> Bool[Array, "b n"] | None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from functools import partial
-from importlib.util import find_spec
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -15,8 +14,8 @@ from fusekit.context import Context
 from fusekit.parameter import parameter
 from fusekit_modules.fusion._expert_parallel import ExpertPlace, stay, travel
 from fusekit_modules.ops import Target
-from fusekit_modules.ops.contrastive.given import target_of
-from fusekit_modules.ops.grouped_product import Sorted, grouped_product
+from fusekit_modules.ops.grouped_product import Sorted, able, grouped_product
+from fusekit_modules.ops.rule import chosen, target_of
 
 Dispatch = Literal["ragged", "dense"]
 CPU: Mapping[str, Any] = {"target": Target("cpu")}
@@ -88,12 +87,15 @@ class ExpertMlps(nnx.Module):
         """Each token's experts, weighed: sum_k weight_k MLP_k(x); `n` are the tokens in order. An
         expert of the number `e` is none: what it says is zero.
 
-        Raises `BackendError` if kernels are asked for by name and cannot.
+        Raises `BackendError` if the component asks by name for what cannot.
         """
         up, down = self.up[...].astype(x.dtype), self.down[...].astype(x.dtype)
         shape = (*x.shape[:2], expert.shape[1])
         named, weight = expert.reshape(shape), weight.astype(x.dtype).reshape(shape)
-        each = dense if self.dispatch == "dense" else partial(ragged, how=how_of(context))
+        each = dense
+        if self.dispatch == "ragged":
+            rows = jax.ShapeDtypeStruct((expert.size, x.shape[2]), x.dtype)
+            each = partial(ragged, how=how_of(context, rows, up))
         place = ExpertPlace.of(context.layout, x.shape, len(up), up.shape[-1])
         if place is not None:
             return travel(x, named, weight, up, down, each=each, place=place)
@@ -105,15 +107,19 @@ class ExpertMlps(nnx.Module):
         return stay(x, named, weight, up, down, each=each, layout=context.layout)
 
 
-def how_of(context: Context) -> dict[str, Any]:
-    """What grouped products are told: the target, and the backend that `mesh.kernel` means. By
-    `pallas` that is tokamax's where the package is installed, on TPUs else megablox."""
-    target = target_of(context.device, None)
-    backend = context.kernel
-    if backend == "pallas":
-        other = "tpu" if target.platform == "tpu" else "auto"
-        backend = "tokamax" if find_spec("tokamax") and target.platform != "cpu" else other
-    return {"target": target, "backend": backend}
+def how_of(context: Context, rows: Any, weights: Any) -> dict[str, Any]:
+    """What grouped products are told: the target, and the backend that the component gets. Arrays
+    may be shapes alone."""
+    target = target_of(context)
+    choice = chosen(
+        context,
+        "grouped product",
+        able(rows, weights, target),
+        doubts={"tokamax": lambda: "its numbers were never seen"},
+        because={"tpu": "XLA does not compile such products of many rows for TPUs"},
+        shapes=(rows, weights),
+    )
+    return {"target": target, "backend": choice.backend}
 
 
 def gated(

@@ -17,4 +17,5 @@ def unmade(out: Linear, axes: Axes, features: Stream, context: Context) -> Strea
     if context.kernel == "reference" or not pays(rows, vocabulary):
         return features.with_(values=out(features.values)).clean()
     bias = None if out.bias is None else out.bias[...]
-    return Deferred(features, out.kernel[...], bias, axes, context.path, context.kernel)
+    asked = context.kernel, context.named
+    return Deferred(features, out.kernel[...], bias, axes, context.path, *asked)

@@ -44,10 +44,11 @@ def by_kernel(
         {
             "gpu": partial(reason, "gpu"),
             "tpu": partial(reason, "tpu"),
+            "splash": partial(reason, "splash"),
             "xla": able,
             "reference": partial(reason, "reference"),
         },
-        doubts={"gpu": partial(_doubt, query, target), "tpu": partial(_doubt, query, target)},
+        doubts=dict.fromkeys(("gpu", "tpu", "splash"), partial(_doubt, query, target)),
         because={"gpu": MEASURED},
         shapes=(query, *(source.key for source in sources)),
     )

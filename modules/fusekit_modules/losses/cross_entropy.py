@@ -1,5 +1,6 @@
 """Cross-entropy over classes."""
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import jax
@@ -15,8 +16,8 @@ from fusekit.errors import WiringError
 from fusekit_modules.losses._count import check_where, counted, keep, summed, wide
 from fusekit_modules.losses._match import check_classes, holds_logits, positions
 from fusekit_modules.losses._teacher import check_teacher, soft_surprise
-from fusekit_modules.ops.contrastive.given import target_of
-from fusekit_modules.ops.linear_cross_entropy import linear_cross_entropy
+from fusekit_modules.ops.linear_cross_entropy import Linear, able, linear_cross_entropy
+from fusekit_modules.ops.rule import chosen, target_of
 
 Class = Annotated[int, Field(ge=0, strict=True)]
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -143,18 +144,22 @@ class CrossEntropy(nnx.Module):
         valid = counted(streams, rows, tokens=features.shape[1:-1] or None)
         target = self._target(streams, valid)
         weights = jnp.asarray(self.class_weights, jnp.float32) if self.class_weights else None
-        place = target_of(context.device, None)
-        each = linear_cross_entropy(
-            features,
-            given.kernel,
-            given.bias,
-            target,
-            valid,
-            smoothing=self.smoothing,
-            class_weights=weights,
-            place=place,
-            layout=context.layout and context.layout.of_node(given.node),
-            axes=given.axes,
-            backend="tokamax" if given.by == "pallas" and place.platform == "tpu" else "auto",
+        where: Any = {
+            "place": target_of(context),
+            "layout": context.layout and context.layout.of_node(given.node),
+            "axes": given.axes,
+        }
+        # what the head asks for, as the product is its own
+        head = replace(context.at(given.node), kernel=given.asked, named=given.named)
+        linear = Linear(features, given.kernel, given.bias)
+        weighed = bool(self.smoothing or self.class_weights)
+        choice = chosen(
+            head,
+            "linear cross-entropy",
+            able(linear, **where, weighed=weighed),
+            doubts={"tokamax": lambda: "its numbers were never seen"},
+            shapes=(features, given.kernel),
         )
+        options: Any = {"smoothing": self.smoothing, "class_weights": weights, **where}
+        each = linear_cross_entropy(*linear, target, valid, **options, backend=choice.backend)
         return summed(each, valid, None if weights is None else weights[target])

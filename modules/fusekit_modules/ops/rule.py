@@ -22,8 +22,13 @@ from fusekit_modules.ops.target import Target
 Backends = Mapping[str, Callable[[], Reason]]
 Found = tuple[Choice, str]
 """A choice, and why it is not what was asked for."""
-KERNELS = ("tpu", "gpu")
-"""Backends that are kernels, by their platform."""
+KERNELS: Mapping[str, tuple[str, ...]] = {
+    "tpu": ("tpu",),
+    "splash": ("tpu",),
+    "gpu": ("gpu",),
+    "tokamax": ("tpu", "gpu"),
+}
+"""Backends that are kernels, and their platforms."""
 PLAIN = ("reference", "xla")
 PORTABLE = Target("cpu")
 
@@ -87,9 +92,9 @@ def _one(context: Context, operation: str, backends: Backends, doubts: Backends)
     target, unknown = _target(context)
     unmet = ""
     if context.kernel != "auto" and context.device is not None:
-        name = target.platform if context.kernel == "pallas" else context.kernel
-        reason = unknown if context.kernel == "pallas" else None
-        reason = reason or _reason(operation, name, backends, target)
+        name, reason = _asked(context.kernel, operation, backends, target)
+        if unknown and context.kernel == "pallas":
+            reason = unknown
         if reason is None:
             return Choice(operation, name, asked=True), ""
         if context.named:
@@ -100,7 +105,7 @@ def _one(context: Context, operation: str, backends: Backends, doubts: Backends)
         lost = "no device is known" if context.device is None else str(unknown)
         backends = {n: (lambda: lost) if n in KERNELS else r for n, r in backends.items()}
     choice = choose(operation, "auto", doubtful(backends, doubts))
-    own = tuple(pair for pair in choice.refused if pair[0] in (target.platform, *PLAIN))
+    own = tuple(pair for pair in choice.refused if _for(pair[0], target) or pair[0] in PLAIN)
     return replace(choice, refused=own), unmet
 
 
@@ -111,6 +116,24 @@ def doubtful(backends: Backends, doubts: Backends) -> Backends:
         return backends[name]() or (doubts[name]() if name in doubts else None)
 
     return {name: partial(careful, name) for name in backends}
+
+
+def _for(name: str, target: Target) -> bool:
+    """Whether a backend is a kernel for a target."""
+    return target.platform in KERNELS.get(name, ())
+
+
+def _asked(kernel: str, operation: str, backends: Backends, target: Target) -> tuple[str, Reason]:
+    """The backend that a name means, and why it cannot. Of several kernels it is the first that
+    can."""
+    names = [name for name in backends if _for(name, target)] or [target.platform]
+    if kernel != "pallas":
+        names = [kernel]
+    reasons = {name: _reason(operation, name, backends, target) for name in names}
+    fitting = [name for name, reason in reasons.items() if reason is None]
+    if fitting:
+        return fitting[0], None
+    return names[0], "; ".join(dict.fromkeys(str(reason) for reason in reasons.values()))
 
 
 def _reason(operation: str, name: str, backends: Backends, target: Target) -> Reason:

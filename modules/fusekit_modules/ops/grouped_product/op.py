@@ -1,6 +1,6 @@
 """Products of rows with the weights of their groups: a mixture of experts' feed-forward layers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from fusekit.errors import FusekitError
-from fusekit_modules.ops.dispatch import Choice, choose
+from fusekit_modules.ops.dispatch import Choice, Reason, choose
 from fusekit_modules.ops.grouped_product import reference, tokamax, tpu, xla
 from fusekit_modules.ops.target import Target
 
@@ -26,6 +26,16 @@ class Run:
     target: Target
 
 
+def able(rows: Any, weights: Any, target: Target) -> dict[str, Callable[[], Reason]]:
+    """The backends, best first, each with what says why it cannot; arrays may be shapes alone."""
+    return {
+        "tokamax": lambda: tokamax.unsupported(target, rows, weights),
+        "tpu": lambda: tpu.unsupported(target, rows, weights),
+        "xla": lambda: None,
+        "reference": lambda: None,
+    }
+
+
 def plan(
     rows: Any,
     weights: Any,
@@ -35,13 +45,9 @@ def plan(
     backward: str | None = None,
 ) -> Run:
     """What `grouped_product` would use; arrays may be shapes alone. Raises `BackendError`."""
-    can: dict[str, Any] = {
-        "tpu": lambda: tpu.unsupported(target, rows, weights),
-        "xla": lambda: None,
-        "reference": lambda: None,
-    }
-    if "tokamax" in (backend, backward):  # whose numbers were never seen: by name alone
-        can["tokamax"] = lambda: tokamax.unsupported(target, rows, weights)
+    can = able(rows, weights, target)
+    if "tokamax" not in (backend, backward):  # whose numbers were never seen: by name alone
+        del can["tokamax"]
     return Run(
         choose("grouped product", backend, can),
         choose("grouped product backward", backward or backend, can),

@@ -1,6 +1,6 @@
 """Cross-entropy of features through a linear map, by row; logits never stand in memory."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from fusekit.layout import Layout
 from fusekit.parameter import Axes
-from fusekit_modules.ops.dispatch import Choice, choose
+from fusekit_modules.ops.dispatch import Choice, Reason, choose
 from fusekit_modules.ops.linear_cross_entropy import reference, tokamax, xla
 from fusekit_modules.ops.linear_cross_entropy.given import Ends, Linear
 from fusekit_modules.ops.linear_cross_entropy.shards import Shards
@@ -42,6 +42,23 @@ class Run:
     shards: Shards | None = None
 
 
+def able(
+    given: Linear,
+    *,
+    place: Target = CPU,
+    layout: Layout | None = None,
+    axes: Axes = (None, "vocab"),
+    weighed: bool = False,
+) -> dict[str, Callable[[], Reason]]:
+    """The backends, best first, each with what says why it cannot; arrays may be shapes alone.
+    `weighed`: with smoothing or class weights."""
+    shards = Shards.of(layout, given.features.shape[:-1], given.kernel.shape, axes)
+    return {
+        "tokamax": lambda: tokamax.unsupported(place, given, shards, weighed=weighed),
+        **{name: lambda: None for name in _BACKENDS},
+    }
+
+
 def plan(
     given: Linear,
     *,
@@ -54,11 +71,12 @@ def plan(
 ) -> Run:
     """What `linear_cross_entropy` would use; arrays may be shapes alone. `weighed`: with smoothing
     or class weights. Raises `BackendError`."""
-    shape = given.features.shape[:-1]
-    shards = Shards.of(layout, shape, given.kernel.shape, axes)
-    can: dict[str, Any] = {name: lambda: None for name in _BACKENDS}
+    shards = Shards.of(layout, given.features.shape[:-1], given.kernel.shape, axes)
+    can = able(given, place=place, layout=layout, axes=axes, weighed=weighed)
     if backend == "tokamax":  # does both passes, and needs the whole op
-        can = {backend: lambda: tokamax.unsupported(place, given, shards, weighed=weighed)}
+        can = {backend: can[backend]}
+    else:
+        del can["tokamax"]
     return Run(
         choose("linear cross-entropy", backend, can),
         choose("linear cross-entropy backward", backward or backend, can),

@@ -102,8 +102,6 @@ def unsupported(
     target: Target,
 ) -> Reason:
     """Why a backend cannot run `stream_attention` of these, which may be shapes; `None`: it can."""
-    if backend in _KERNELS and backend != target.platform:
-        return f"the target is a {target}"
     form = form_of(queries, sources, heads=heads, scale=None, reads=None)
     form = replace(form, interpret=target.interpret)
     return _BACKENDS[backend].unsupported(target, form, queries, sources)
