@@ -119,5 +119,6 @@ class Mesh(Section):
     def kernel_of(self, node: str) -> tuple[Kernel, bool]:
         """What runs the operations of a node, and whether that is said of it by name."""
         own = self.own(node)[1]
-        named = own is not None and own.kernel is not None
-        return (own.kernel if named else self.kernel), named  # pyright: ignore
+        if own is None or own.kernel is None:
+            return self.kernel, False
+        return own.kernel, True
