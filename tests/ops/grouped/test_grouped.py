@@ -94,7 +94,7 @@ def test_sorting_is_a_permutation_and_gathers_alone(copies):
 
     def call(rows):
         found = Sorted.by(jnp.asarray(group), 3)
-        return found.back(found.spread(rows)), found
+        return found.back(found.spread(rows, copies)), found
 
     found = jax.jit(lambda rows: call(rows)[1])(rows)
     np.testing.assert_array_equal(found.order, np.argsort(group, stable=True))
