@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from functools import partial
-from importlib.util import find_spec
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -14,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 from fusekit.context import Context
 from fusekit.parameter import parameter
 from fusekit_modules.fusion._expert_parallel import ExpertPlace, stay, travel
-from fusekit_modules.ops import Target
+from fusekit_modules.ops import Target, optional
 from fusekit_modules.ops.contrastive.given import target_of
 from fusekit_modules.ops.grouped_product import Sorted, grouped_product
 
@@ -112,7 +111,7 @@ def how_of(context: Context) -> dict[str, Any]:
     backend = context.kernel
     if backend == "pallas":
         other = "tpu" if target.platform == "tpu" else "auto"
-        backend = "tokamax" if find_spec("tokamax") and target.platform != "cpu" else other
+        backend = "tokamax" if not optional.lacks_tokamax() and target.platform != "cpu" else other
     return {"target": target, "backend": backend}
 
 
