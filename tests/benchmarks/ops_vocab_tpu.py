@@ -4,8 +4,8 @@ logits; and its peak memory on this CPU.
     python tests/benchmarks/ops_vocab_tpu.py [--cases 0 1] [--topology v5e:2x2] [--hows logits xla]
 
 Nothing runs on a TPU: milliseconds are the compiler's estimate of cycles at the clock that fits the
-public peaks, a loop's body counted as often as it runs; a kernel has no estimate but its floor. CPU
-peaks are of a process of its own for each form, over what it took before. The last line is JSON.
+public peaks, a loop's body counted as often as it runs. On the CPU each form runs in a
+process of its own. The last line is JSON.
 """
 
 import argparse
@@ -82,18 +82,23 @@ def priced(how: str, both: bool, case: cases.Case, topology: Topology) -> dict[s
 
 
 def measured(how: str, case: cases.Case) -> dict[str, float]:
-    """Mebibytes by which running the loss and its gradients once raised this process's peak."""
+    """Mebibytes that this process took at most, before and after the loss and its gradients ran."""
+
+    def most() -> float:
+        return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10, 1)
+
     function = jax.jit(jax.value_and_grad(lambda *given: loss(how, *given)))
-    given, target, counts = cases.arrays(case)
-    program = function.lower(given, target, counts).compile()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    value, grads = jax.block_until_ready(program(given, target, counts))
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    norm = jnp.linalg.norm(grads.kernel)
+    inputs = cases.arrays(case)
+    program = function.lower(*inputs).compile()
+    before = most()
+    value, grads = jax.block_until_ready(program(*inputs))
+    temporaries = program.memory_analysis().temp_size_in_bytes
     return {
-        "peak_mib": round((after - before) / 2**10, 1),
+        "before_mib": before,
+        "peak_mib": most(),
+        "temp_mib": round(temporaries / 2**20, 1),
         "loss": float(value),
-        "norm": float(norm),
+        "norm": float(jnp.linalg.norm(grads.kernel)),
     }
 
 

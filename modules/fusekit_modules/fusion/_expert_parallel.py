@@ -25,8 +25,7 @@ from fusekit.layout import Layout
 SLACK = 1.5
 
 Each = Callable[[Array, Array, Array, Array], Array]
-"""(rows `[n, d]`, experts `[m]` of which each row has m / n, up, down) -> `[m, d]`; zeros for those
-that are not."""
+"""(rows `[n, d]`, experts `[n, k]`, up, down) -> `[n, k, d]`; zeros for experts that are not."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +113,7 @@ def stay(
 
 def _own(x: Array, expert: Array, weight: Array, up: Array, down: Array, *, each: Each) -> Array:
     """Of tokens and experts that are here."""
-    out = each(x.reshape(-1, x.shape[-1]), expert.reshape(-1), up, down)
+    out = each(x.reshape(-1, x.shape[-1]), expert.reshape(-1, expert.shape[-1]), up, down)
     parts = out.reshape(*expert.shape, x.shape[-1])
     return jnp.einsum("btkd,btk->btd", parts, weight.astype(x.dtype))
 
@@ -150,7 +149,7 @@ def _device(
         letters = letters.at[slot].set(copies, mode="drop")
         names = jnp.full((devices * share,), here, "int32")
         names = names.at[slot].set((chosen % here).astype("int32"), mode="drop")
-        out = each(sent(letters), sent(names), up, down)
+        out = each(sent(letters), sent(names)[:, None], up, down)[:, 0]
         if place.hidden is not None:
             out = jax.lax.psum(out, place.hidden)
         return sent(out).at[slot].get(mode="fill", fill_value=0)

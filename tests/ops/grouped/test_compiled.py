@@ -12,7 +12,7 @@ import pytest
 from jax.sharding import SingleDeviceSharding
 
 from fusekit.plan.compilers import ENVIRONMENT, devices
-from fusekit_modules.ops import Target
+from fusekit_modules.ops import Target, optional
 from fusekit_modules.ops.grouped_product import cases, grouped_product, tokamax
 from fusekit_tpu.topology import Topology
 from tests.ops.grouped.exact import off, product
@@ -88,7 +88,7 @@ def test_what_stands_around_tokamax(platform, monkeypatch):
     module = ModuleType("tokamax")
     module.ragged_dot = ragged_dot
     monkeypatch.setitem(sys.modules, "tokamax", module)
-    monkeypatch.setattr(tokamax, "find_spec", lambda name: module)
+    monkeypatch.setattr(optional, "find_spec", lambda name: module)
     target = Target("gpu", capability=(9, 0)) if platform == "gpu" else Target("tpu", "v5e")
     given = cases.arrays(cases.TESTED[3])
     out, grads = jax.jit(partial(outcome, {"target": target, "backend": "tokamax"}))(*given)

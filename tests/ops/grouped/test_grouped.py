@@ -22,10 +22,10 @@ FORMS = {
     "tpu forward": {"backend": "tpu", "backward": "xla", "target": INTERPRETED},
 }
 TRIED = [
-    *[("xla", "float32", case) for case in cases.TESTED],
-    *[("tpu", "float32", case) for case in cases.TESTED],
+    *[("xla", "float32", case) for case in cases.TESTED[:5]],
+    *[("tpu", "float32", case) for case in cases.TESTED[:5]],
     ("xla", "bfloat16", cases.TESTED[3]),
-    ("tpu", "bfloat16", cases.TESTED[0]),
+    pytest.param("tpu", "bfloat16", cases.TESTED[0], marks=pytest.mark.slow),
     ("tpu", "bfloat16", cases.TESTED[3]),
     ("reference", "float32", cases.TESTED[3]),
     ("tpu forward", "float32", cases.TESTED[3]),
@@ -94,7 +94,7 @@ def test_sorting_is_a_permutation_and_gathers_alone(copies):
 
     def call(rows):
         found = Sorted.by(jnp.asarray(group), 3)
-        return found.back(found.spread(rows)), found
+        return found.back(found.spread(rows, copies)), found
 
     found = jax.jit(lambda rows: call(rows)[1])(rows)
     np.testing.assert_array_equal(found.order, np.argsort(group, stable=True))

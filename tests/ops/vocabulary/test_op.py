@@ -46,9 +46,9 @@ def grad_of(case):
 PLAIN, SMOOTHED, WEIGHED = (0.0, False), (0.1, False), (0.2, True)
 TRIED = [
     ("xla", PLAIN, "float32", cases.TESTED),
-    ("xla", WEIGHED, "float32", cases.TESTED),
-    ("xla", SMOOTHED, "bfloat16", cases.TESTED[:2]),
-    ("reference", WEIGHED, "float32", cases.TESTED[1:3]),
+    ("xla", WEIGHED, "float32", cases.TESTED[1:3]),
+    ("xla", SMOOTHED, "bfloat16", cases.TESTED[1:2]),
+    ("reference", WEIGHED, "float32", cases.TESTED[2:3]),
     ("reference", PLAIN, "bfloat16", cases.TESTED[1:2]),
 ]
 
@@ -87,32 +87,30 @@ def test_it_is_exact_in_float64():
     assert all(off(one, other) < 1e-12 for one, other in zip(grads, owed, strict=True))
 
 
-@pytest.mark.parametrize("garbage", [np.nan, np.inf, -np.inf, 1e30])
-def test_what_does_not_count_changes_nothing(garbage):
+def test_what_does_not_count_changes_nothing():
     case = cases.TESTED[1]
     given, target, counts = cases.arrays(case)
     compiled = jax.jit(partial(call, options={"smoothing": 0.1}))
-    dirty = given._replace(features=jnp.where(counts[:, None], given.features, garbage))
     clean = given._replace(features=jnp.where(counts[:, None], given.features, 0))
-    other = jnp.where(counts, target, 10**6)
-    found = compiled(dirty, other, counts, grad_of(case))
     due = compiled(clean, target, counts, grad_of(case))
-    for one, two in zip(jax.tree.leaves(found), jax.tree.leaves(due), strict=True):
-        np.testing.assert_array_equal(one, two)
+    for garbage in (np.nan, np.inf, -np.inf, 1e30):
+        dirty = given._replace(features=jnp.where(counts[:, None], given.features, garbage))
+        found = compiled(dirty, jnp.where(counts, target, 10**6), counts, grad_of(case))
+        for one, two in zip(jax.tree.leaves(found), jax.tree.leaves(due), strict=True):
+            np.testing.assert_array_equal(one, two)
 
 
-@pytest.mark.parametrize("wrong", [-1, 40])
-def test_a_target_that_is_not_there_is_not_passed_over(wrong):
+def test_a_target_that_is_not_there_is_not_passed_over():
     given, target, counts = cases.arrays(cases.TESTED[0])
-    each = jax.jit(linear_cross_entropy)(*given, target.at[2].set(wrong), counts)
-    assert np.flatnonzero(np.isnan(each)).tolist() == [2]
+    wrong = target.at[2].set(-1).at[5].set(40)
+    each = jax.jit(linear_cross_entropy)(*given, wrong, counts)
+    assert np.flatnonzero(np.isnan(each)).tolist() == [2, 5]
 
 
 MESHES = (
     {"data": 2, "tensor": 4},
     {"data": 2, "fsdp": 2, "tensor": 2},
     {"sequence": 2, "tensor": 2, "expert": 2},
-    {"data": 8},
 )
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from fusekit.layout import Layout
 from fusekit.plan.compilers import ENVIRONMENT, devices
-from fusekit_modules.ops import BackendError, Target
+from fusekit_modules.ops import BackendError, Target, optional
 from fusekit_modules.ops.linear_cross_entropy import cases, linear_cross_entropy, tokamax
 from fusekit_modules.ops.linear_cross_entropy.given import Linear
 from fusekit_tpu.topology import Topology
@@ -34,7 +34,7 @@ def stand_in(monkeypatch):
     module = ModuleType("tokamax")
     module.linear_softmax_cross_entropy_loss = summed
     monkeypatch.setitem(sys.modules, "tokamax", module)
-    monkeypatch.setattr(tokamax, "find_spec", lambda name: module)
+    monkeypatch.setattr(optional, "find_spec", lambda name: module)
 
 
 def summed(given, target, counts, layout=None):
@@ -75,7 +75,7 @@ def test_what_it_cannot_do_is_said(stand_in, monkeypatch):
     rows = jnp.zeros(8, int), jnp.ones(8, bool)
     with pytest.raises(BackendError, match="axis tensor splits the vocabulary"):
         linear_cross_entropy(*given, *rows, layout=split, **options)
-    monkeypatch.setattr(tokamax, "find_spec", lambda name: None)
+    monkeypatch.setattr(optional, "find_spec", lambda name: None)
     with pytest.raises(BackendError, match=r"not installed: pip install 'fusekit\[tokamax\]'"):
         linear_cross_entropy(*given, *rows, **options)
 

@@ -85,11 +85,12 @@ def grouped_product(
     """
     if len(sizes) != len(weights):
         raise FusekitError(f"{len(sizes)} sizes of groups are given, and {len(weights)} weights")
+    count = rows.shape[0]
     if not isinstance(sizes, jax.Array):
-        if (total := sum(sizes)) > len(rows):
-            raise FusekitError(f"groups of {total} rows are more than the {len(rows)} there are")
+        if (total := sum(sizes)) > count:
+            raise FusekitError(f"groups of {total} rows are more than the {count} there are")
         return xla.sliced(rows, tuple(sizes), weights)
-    there = jnp.arange(len(rows)) < jnp.sum(sizes)
+    there = jnp.arange(count) < jnp.sum(sizes)
     rows = jnp.where(there[:, None], rows, jnp.zeros((), rows.dtype))
     run = plan(rows, weights, target=target, backend=backend, backward=backward)
     return _product(run, rows, sizes, weights)
@@ -105,7 +106,7 @@ def _forward(run: Run, rows: Array, sizes: Array, weights: Array) -> tuple[Array
 
 
 def _backward(run: Run, kept: Any, grad: Array) -> tuple[Array, None, Array]:
-    there = jnp.arange(len(grad)) < jnp.sum(kept[1])
+    there = jnp.arange(grad.shape[0]) < jnp.sum(kept[1])
     grad = jnp.where(there[:, None], grad, jnp.zeros((), grad.dtype))
     by_rows, by_weights = _call(run, run.backward, "backward", *kept, grad)
     return by_rows, None, by_weights

@@ -1,5 +1,7 @@
 """Grouped products in float32 or wider, every group on every row: the obvious form."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -22,7 +24,7 @@ def backward(
     """Gradients by rows and by weights."""
     wide = _wide(rows)
     mine = _mine(rows, sizes).astype(wide)
-    exact = {"precision": "highest"}
+    exact: Any = {"precision": "highest"}
     high, slope = rows.astype(wide), grad.astype(wide)
     by_rows = jnp.einsum("nh,edh,ne->nd", slope, weights.astype(wide), mine, **exact)
     by_weights = jnp.einsum("nd,nh,ne->edh", high, slope, mine, **exact)

@@ -32,9 +32,9 @@ class Sorted(NamedTuple):
         place = jnp.sum(jnp.where(one_hot, begins + ranks - 1, 0), axis=0)
         return Sorted(jnp.argsort(place), place, sizes[:groups])
 
-    def spread(self, rows: Float[Array, "n d"]) -> Float[Array, "m d"]:
-        """Copies of the rows, in order."""
-        return _spread(len(self.order) // len(rows), rows, self.order, self.place)
+    def spread(self, rows: Float[Array, "n d"], copies: int) -> Float[Array, "m d"]:
+        """So many copies of each row, in order."""
+        return _spread(copies, rows, self.order, self.place)
 
     def back(self, rows: Float[Array, "m d"]) -> Float[Array, "m d"]:
         """Copies as they were before."""

@@ -4,14 +4,13 @@ It looks at JAX's default device: to compile ahead of time, lower under `jax.def
 kernels cannot be interpreted, so that they are tried on a TPU or a GPU, or in the compiler, alone.
 """
 
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from fusekit_modules.ops import optional
 from fusekit_modules.ops.dispatch import Reason
 from fusekit_modules.ops.target import Target
 
@@ -22,8 +21,8 @@ def unsupported(target: Target, rows: Any, weights: Any) -> Reason:
     """Why it cannot."""
     if target.platform not in KERNELS:
         return f"the target is a {target}"
-    if find_spec("tokamax") is None:
-        return "tokamax is not installed: pip install 'fusekit[tokamax]'"
+    if (reason := optional.lacks_tokamax()) is not None:
+        return reason
     for array in (rows, weights):
         if array.dtype not in (jnp.float32, jnp.bfloat16):
             return f"{array.dtype} is not float32 or bfloat16"
@@ -38,7 +37,7 @@ def forward(
     platform: str,
 ) -> Float[Array, "n h"]:
     """As `reference.forward`."""
-    call = import_module("tokamax").ragged_dot
+    call = optional.tokamax().ragged_dot
     found = call(rows, weights, sizes.astype(jnp.int32), implementation=KERNELS[platform])
     there = jnp.arange(len(rows)) < jnp.sum(sizes)
     return jnp.where(there[:, None], found, jnp.zeros((), found.dtype)).astype(rows.dtype)

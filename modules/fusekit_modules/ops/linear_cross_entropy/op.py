@@ -134,7 +134,8 @@ def linear_cross_entropy(
     if run.forward.backend == "tokamax":
         found = tokamax.total(features, kernel, target, counts, run.shards)
         return jnp.where(counts, found / jnp.maximum(jnp.sum(counts), 1), 0)
-    total, own = _ends(run, given, target)
+    ends: Any = _ends(run, given, target)
+    total, own = ends
     vocabulary = kernel.shape[1]
     each = jnp.where((target >= 0) & (target < vocabulary), total - own, jnp.nan)
     if class_weights is not None:

@@ -8,8 +8,6 @@ It looks at JAX's default device: to compile ahead of time, lower under `jax.def
 cannot be interpreted, so that only what is around it is tried without a TPU.
 """
 
-from importlib import import_module
-from importlib.util import find_spec
 from math import log
 from typing import Any
 
@@ -18,6 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
+from fusekit_modules.ops import optional
 from fusekit_modules.ops.dispatch import Reason
 from fusekit_modules.ops.linear_cross_entropy.shards import Shards
 from fusekit_modules.ops.target import Target
@@ -30,8 +29,8 @@ def unsupported(target: Target, given: Any, shards: Shards | None, *, weighed: b
     """Why it cannot; `weighed`: whether classes are, or the target is spread over them."""
     if target.platform != "tpu":
         return f"the target is a {target}"
-    if find_spec("tokamax") is None:
-        return "tokamax is not installed: pip install 'fusekit[tokamax]'"
+    if (reason := optional.lacks_tokamax()) is not None:
+        return reason
     if given.bias is not None:
         return "it adds no bias: `bias: false` on the head"
     if weighed:
@@ -74,7 +73,7 @@ def total(
 
 def _summed(features: Array, kernel: Array, target: Array) -> Float[Array, "1"]:
     """One device's sum, rows filled up with zeros."""
-    op = import_module("tokamax").linear_softmax_cross_entropy_loss
+    op = optional.tokamax().linear_softmax_cross_entropy_loss
     rows, labels = features.reshape(-1, features.shape[-1]), target.reshape(-1)
     short = -len(rows) % ROWS
     rows, labels = jnp.pad(rows, ((0, short), (0, 0))), jnp.pad(labels, (0, short))
