@@ -18,9 +18,7 @@ FORWARD = {
     "xla": xla.forward,
     "xla, a rank at a time": partial(xla.forward, numbers=1),
     "tpu": partial(tpu.forward, target=Target("tpu", interpret=True)),
-    "gpu": partial(
-        gpu.forward, target=Target("gpu", interpret=True), tiles=gpu.Tiles(16, 16, 16)
-    ),
+    "gpu": partial(gpu.forward, target=Target("gpu", interpret=True), tiles=gpu.Tiles(16, 16, 16)),
 }
 BACKWARD = {
     "reference": reference.backward,
@@ -97,7 +95,15 @@ def test_where_two_factors_are_zero_nothing_is_divided_by_them():
 
 def test_so_many_ranks_at_a_time_as_are_few_numbers():
     given = jax.eval_shape(lambda: cases.arrays(cases.Case("some", 8, (3, 3), 12, 5)))
-    assert [xla.together(given, 80 * n) for n in (0, 1, 2, 5, 11, 12, 99)] == [1, 1, 2, 4, 6, 12, 12]
+    assert [xla.together(given, 80 * n) for n in (0, 1, 2, 5, 11, 12, 99)] == [
+        1,
+        1,
+        2,
+        4,
+        6,
+        12,
+        12,
+    ]
 
 
 def test_factors_of_all_ranks_are_never_held():

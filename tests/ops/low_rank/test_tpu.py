@@ -80,7 +80,7 @@ def test_the_component_asks_for_the_kernel_by_name_alone():
         text = jax.jit(partial(call, context)).lower(*given).compile().as_text()
         assert text.count('custom_call_target="tpu_custom_call"') == count
     context = Context(path="joint", device=jax.devices()[0], kernel="pallas")
-    with pytest.raises(BackendError, match="joint: the low-rank product cannot use.*no kernels"):
+    with pytest.raises(BackendError, match="there are no kernels for CPUs"):
         jax.eval_shape(partial(call, context), *given)
 
 

@@ -50,9 +50,7 @@ class Given(NamedTuple):
         )
 
 
-def given_of(
-    vectors: Sequence[Array], factors: Sequence[Factor], mix: Array, bias: Array
-) -> Given:
+def given_of(vectors: Sequence[Array], factors: Sequence[Factor], mix: Array, bias: Array) -> Given:
     """The checked arguments. Raises `FusekitError` for numbers, shapes and dtypes that do not
     fit."""
     if not vectors or len(vectors) != len(factors):

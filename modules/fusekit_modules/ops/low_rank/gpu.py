@@ -54,7 +54,7 @@ def unsupported(target: Target, given: Given) -> Reason:
     return None
 
 
-def forward(given: Given, *, target: Target, tiles: Tiles = Tiles()) -> Float[Array, "b out"]:  # noqa: B008
+def forward(given: Given, *, target: Target, tiles: Tiles = Tiles()) -> Float[Array, "b out"]:
     """As `reference.forward`."""
     count, _, size, width = given.sizes
     return pl.pallas_call(
@@ -71,37 +71,46 @@ def forward(given: Given, *, target: Target, tiles: Tiles = Tiles()) -> Float[Ar
 def kernel(count: int, tiles: Tiles, interpret: bool, mix: Any, bias: Any, *refs: Any) -> None:
     """One tile, of all ranks."""
     vectors, factors, out = refs[:count], refs[count : 3 * count], refs[3 * count]
-    at_rows = pl.program_id(0) * tiles.rows
-    at_columns = pl.program_id(1) * tiles.columns
-    rows, columns = pl.ds(at_rows, tiles.rows), pl.ds(at_columns, tiles.columns)
-    in_rows = _within(at_rows, tiles.rows, out.shape[0])
-    in_columns = _within(at_columns, tiles.columns, out.shape[1])
-
-    def of_columns(ref: Any, *at: Any) -> Array:
-        return _load(ref.at[(*at, columns)], in_columns).astype(jnp.float32)
+    at = _At(
+        pl.program_id(0) * tiles.rows, pl.program_id(1) * tiles.columns, out.shape, tiles, interpret
+    )
 
     def one(rank: Array, total: Array) -> Array:
         product: Any = mix[rank].astype(jnp.float32)
         for vector, offsets, weights in zip(vectors, factors[::2], factors[1::2], strict=True):
-
-            def step(turn: Array, sums: Array, vector: Any = vector, weights: Any = weights) -> Array:
-                start = turn * tiles.depth
-                depth = pl.ds(start, tiles.depth)
-                inside = _within(start, tiles.depth, vector.shape[1])
-                x = _load(vector.at[rows, depth], _both(in_rows, inside))
-                w = _load(weights.at[rank, depth, columns], _both(inside, in_columns))
-                return sums + _dot(x, w, interpret)
-
-            zeros = jnp.zeros((tiles.rows, tiles.columns), jnp.float32)
-            turns = pl.cdiv(vector.shape[1], tiles.depth)
-            sums = lax.fori_loop(0, turns, step, zeros)
-            product = product * (of_columns(offsets, rank)[None] + sums)
+            product = product * (at.columns_of(offsets, rank) + at.product(vector, weights, rank))
         return total + product
 
-    first = jnp.zeros((tiles.rows, tiles.columns), jnp.float32) + of_columns(bias)[None]
+    first = jnp.zeros((tiles.rows, tiles.columns), jnp.float32) + at.columns_of(bias)
     total = lax.fori_loop(0, mix.shape[0], one, first).astype(out.dtype)
-    view, mask = out.at[rows, columns], _both(in_rows, in_columns)
-    plgpu.store(view, total, mask=mask)
+    plgpu.store(out.at[at.rows, at.columns], total, mask=_both(at.in_rows, at.in_columns))
+
+
+class _At:
+    """Where a tile of the result is, and which of its rows and columns there are."""
+
+    def __init__(self, row: Any, column: Any, shape: tuple[int, int], tiles: Tiles, interpret: Any):
+        self.tiles, self.interpret = tiles, interpret
+        self.rows, self.columns = pl.ds(row, tiles.rows), pl.ds(column, tiles.columns)
+        self.in_rows = _within(row, tiles.rows, shape[0])
+        self.in_columns = _within(column, tiles.columns, shape[1])
+
+    def columns_of(self, ref: Any, *first: Any) -> Array:
+        """Numbers by column `[1, columns]`."""
+        return _load(ref.at[(*first, self.columns)], self.in_columns).astype(jnp.float32)[None]
+
+    def product(self, vector: Any, weights: Any, rank: Array) -> Array:
+        """Of the rows' vectors and the columns' weights of a rank."""
+        size = self.tiles.depth
+
+        def step(turn: Array, sums: Array) -> Array:
+            depth, inside = pl.ds(turn * size, size), _within(turn * size, size, vector.shape[1])
+            x = _load(vector.at[self.rows, depth], _both(self.in_rows, inside))
+            w = _load(weights.at[rank, depth, self.columns], _both(inside, self.in_columns))
+            return sums + _dot(x, w, self.interpret)
+
+        zeros = jnp.zeros((self.tiles.rows, self.tiles.columns), jnp.float32)
+        return lax.fori_loop(0, pl.cdiv(vector.shape[1], size), step, zeros)
 
 
 def _within(start: Any, size: int, length: int) -> Array:

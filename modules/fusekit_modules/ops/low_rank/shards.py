@@ -76,9 +76,7 @@ class Shards:
         return Given((P(self.batch),) * count, (factor,) * count, P(), P(self.features))
 
     def _mapped(self, call: Callable[..., Any], ins: Any, outs: Any) -> Callable[..., Any]:
-        return jax.shard_map(
-            call, mesh=self.mesh, in_specs=ins, out_specs=outs, check_vma=False
-        )
+        return jax.shard_map(call, mesh=self.mesh, in_specs=ins, out_specs=outs, check_vma=False)
 
 
 def _summed(array: Array, axes: tuple[str, ...]) -> Array:
