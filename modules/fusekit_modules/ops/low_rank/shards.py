@@ -71,7 +71,8 @@ class Shards:
 
     def _given(self, given: Given) -> Given:
         """Where everything lives."""
-        factor: Any = Factor(P(None, self.features), P(None, None, self.features))
+        by_rank: Any = (P(None, self.features), P(None, None, self.features))
+        factor: Any = Factor(*by_rank)
         count = len(given.vectors)
         return Given((P(self.batch),) * count, (factor,) * count, P(), P(self.features))
 
