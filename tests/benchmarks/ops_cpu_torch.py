@@ -44,7 +44,7 @@ def attention() -> list[np.ndarray]:
 def low_rank(widths: Sequence[int], rows: int, rank: int, out: int) -> list[np.ndarray]:
     """Vectors, factors with the row of the one in front, weights of ranks and a bias."""
     vectors = normal(*((rows, width) for width in widths))
-    factors = [f / np.sqrt(f.shape[1]) for f in normal(*((rank, w + 1, out) for w in widths))]
+    factors = [f / f.shape[1] ** 0.5 for f in normal(*((rank, w + 1, out) for w in widths))]
     return [*vectors, *factors, *normal((rank,), (out,))]
 
 
