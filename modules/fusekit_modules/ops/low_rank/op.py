@@ -46,8 +46,8 @@ def low_rank(
     """y = sum_r w_r prod_k (a_kr + x_k W_kr) + b: low-rank multimodal fusion (Liu et al. 2018,
     equation 6), in which a_kr is the row of the factor that the constant 1 meets.
 
-    Factors of all ranks, `[k, rank, b, out]`, are held by the backend `reference` alone, unless
-    they are few. Products are summed, and factors multiplied, in float32 or wider.
+    Factors of all ranks, `[k, rank, b, out]`, are held by the backend `reference` alone. Products
+    are summed, and factors multiplied, in float32 or wider.
 
     Args:
       vectors: of each modality, which may differ in width; zeros where it is absent, of which the

@@ -1,16 +1,16 @@
 """A low-rank product in plain JAX, for any device: a scan over ranks.
 
-So many ranks at a time that no more than `NUMBERS` of factors are held, all of them if they are few
-enough; the backward pass makes factors again. The gradient by a factor is a product of the others,
-from the front and from behind: nothing is divided by a factor, which may be 0.
+Each step multiplies plain matrices of one rank, which every backend does well: of all ranks in one
+product they stand the wrong way round, and XLA's code for CPUs takes several times as long. Few
+steps over small arrays are unrolled. The backward pass makes factors again. The gradient by a
+factor is a product of the others, from the front and from behind: nothing is divided by a factor,
+which may be 0.
 """
 
-from collections.abc import Sequence
-from functools import reduce
+from functools import partial, reduce
 from itertools import accumulate
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
@@ -19,8 +19,9 @@ from fusekit_modules.ops.dispatch import Reason
 from fusekit_modules.ops.low_rank.form import Factor, Given
 
 NUMBERS = 1 << 22
-"""Numbers of factors that are held at once, if that is more than those of one rank: 16 MiB of them
-in float32."""
+"""Numbers of factors that unrolled steps make: 16 MiB of them in float32."""
+STEPS = 4
+"""Steps that are unrolled at most, as each takes time to compile."""
 ANY = 1024
 """Rows that a program for any number of them is taken to have."""
 
@@ -30,11 +31,10 @@ def unsupported(*_: Any) -> Reason:
 
 
 def together(given: Given, numbers: int = NUMBERS) -> int:
-    """Ranks at a time: the most that divide their number and hold no more than `numbers`."""
+    """Ranks that are unrolled: no more than `STEPS`, and than make `numbers` of factors."""
     count, rank, rows, width = given.sizes
     rows = rows if isinstance(rows, int) else ANY
-    most = numbers // max(count * rows * width, 1)
-    return max((n for n in range(1, rank + 1) if rank % n == 0 and n <= most), default=1)
+    return max(1, min(rank, STEPS, numbers // max(count * rows * width, 1)))
 
 
 def forward(given: Given, *, numbers: int = NUMBERS) -> Float[Array, "b out"]:
@@ -43,66 +43,53 @@ def forward(given: Given, *, numbers: int = NUMBERS) -> Float[Array, "b out"]:
 
     def add(total: Array, part: Any) -> tuple[Array, None]:
         factors, mix = part
-        product = reduce(jnp.multiply, _maps(given.vectors, factors, wide))
-        return total + jnp.sum(mix.astype(wide)[:, None, None] * product, axis=0), None
+        return total + mix.astype(wide) * reduce(jnp.multiply, _maps(given, factors)), None
 
     _, _, rows, width = given.sizes
     first = jnp.broadcast_to(given.bias.astype(wide), (rows, width))
-    total, _ = _over_ranks(add, first, given, numbers)
+    parts = given.factors, given.mix
+    total, _ = lax.scan(add, first, parts, unroll=together(given, numbers))
     return total.astype(given.vectors[0].dtype)
 
 
 def backward(given: Given, grad: Float[Array, "b out"], *, numbers: int = NUMBERS) -> Given:
     """As `reference.backward`."""
     wide, narrow = given.wide, given.vectors[0].dtype
+    dot = partial(lax.dot_general, preferred_element_type=wide)
+    steep = grad.astype(wide)
 
     def add(sums: list[Array], part: Any) -> tuple[list[Array], Any]:
         factors, mix = part
-        maps = _maps(given.vectors, factors, wide)
-        others, product = _others(maps)
-        mixed = mix.astype(wide)[:, None, None] * grad.astype(wide)
+        others, product = _others(_maps(given, factors))
+        mixed = mix.astype(wide) * steep
         slopes = [mixed if other is None else mixed * other for other in others]
-        narrowed = [slope.astype(narrow) for slope in slopes]
+        rounded = [slope.astype(narrow) for slope in slopes]
         sums = [
-            total + jnp.einsum("rbo,rdo->bd", slope, factor.weights, preferred_element_type=wide)
-            for total, slope, factor in zip(sums, narrowed, factors, strict=True)
+            total + dot(slope, factor.weights, (((1,), (1,)), ((), ())))
+            for total, slope, factor in zip(sums, rounded, factors, strict=True)
         ]
         by_factors = tuple(
             Factor(
-                jnp.sum(slope, axis=1).astype(narrow),
-                jnp.einsum("bd,rbo->rdo", vector, rounded, preferred_element_type=wide).astype(
-                    narrow
-                ),
+                jnp.sum(slope, axis=0).astype(narrow),
+                dot(vector, short, (((0,), (0,)), ((), ()))).astype(narrow),
             )
-            for vector, slope, rounded in zip(given.vectors, slopes, narrowed, strict=True)
+            for vector, slope, short in zip(given.vectors, slopes, rounded, strict=True)
         )
-        return sums, (by_factors, jnp.sum(grad.astype(wide) * product, axis=(1, 2)))
+        return sums, (by_factors, jnp.sum(steep * product))
 
     first = [jnp.zeros(vector.shape, wide) for vector in given.vectors]
-    by_vectors, (by_factors, by_mix) = _over_ranks(add, first, given, numbers)
-    by_bias = jnp.sum(grad.astype(wide), axis=0)
-    return Given(tuple(by_vectors), by_factors, by_mix, by_bias).in_dtype(given)
-
-
-def _over_ranks(add: Any, first: Any, given: Given, numbers: int) -> tuple[Any, Any]:
-    """Scans `add` over chunks of ranks; results that it gives of these are put end to end."""
-    size, rank = together(given, numbers), given.sizes[1]
     parts = given.factors, given.mix
-    if size == rank:
-        return add(first, parts)
-    cut = jax.tree.map(lambda a: a.reshape(rank // size, size, *a.shape[1:]), parts)
-    total, found = lax.scan(add, first, cut)
-    return total, jax.tree.map(lambda a: a.reshape(rank, *a.shape[2:]), found)
+    by_vectors, (by_factors, by_mix) = lax.scan(add, first, parts, unroll=together(given, numbers))
+    found = Given(tuple(by_vectors), by_factors, by_mix, jnp.sum(steep, axis=0))
+    return found.in_dtype(given)
 
 
-def _maps(
-    vectors: Sequence[Array], factors: Sequence[Factor], wide: Any
-) -> list[Float[Array, "rank b out"]]:
-    """What each modality says, by rank."""
+def _maps(given: Given, factors: Any) -> list[Float[Array, "b out"]]:
+    """What each modality says, of one rank."""
+    wide = given.wide
     return [
-        offsets.astype(wide)[:, None]
-        + jnp.einsum("bd,rdo->rbo", vector, weights, preferred_element_type=wide)
-        for vector, (offsets, weights) in zip(vectors, factors, strict=True)
+        offsets.astype(wide) + lax.dot(vector, weights, preferred_element_type=wide)
+        for vector, (offsets, weights) in zip(given.vectors, factors, strict=True)
     ]
 
 
