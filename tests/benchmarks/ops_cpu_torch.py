@@ -31,7 +31,7 @@ def normal(*shapes: tuple[int, ...]) -> list[np.ndarray]:
 def units(count: int, rows: int, width: int) -> list[np.ndarray]:
     """Vectors that agree somewhat."""
     first, *noise = normal(*[(rows, width)] * count)
-    each = [first, *(first + 0.7 * more for more in noise)]
+    each = [first, *(first + 2 * more for more in noise)]
     return [x / np.linalg.norm(x, axis=1, keepdims=True) for x in each]
 
 

@@ -102,6 +102,9 @@ def test_what_they_refuse():
     many = given._replace(
         x=given.x.astype(jnp.bfloat16), y=jax.ShapeDtypeStruct((1, 1 << 20, 24), jnp.bfloat16)
     )
+    wide = many._replace(y=jax.ShapeDtypeStruct((1, 27, 4096), jnp.bfloat16))
+    wide = wide._replace(x=jax.ShapeDtypeStruct((40, 4096), jnp.bfloat16))
+    assert "4096 features do not" in tpu.unsupported(cases.INFO_NCE, wide, v5e, "forward")
     assert "columns are more" in tpu.unsupported(cases.INFO_NCE, many, v5e, "forward")
     assert tpu.unsupported(cases.INFO_NCE, many, v5e, "backward") is None
 

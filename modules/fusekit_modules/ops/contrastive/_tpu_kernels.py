@@ -12,7 +12,14 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jaxtyping import Array
 
-from fusekit_modules.ops.contrastive._tiles import MASKED, Ends, scores, softplus, weights
+from fusekit_modules.ops.contrastive._tiles import (
+    MASKED,
+    Ends,
+    longer,
+    scores,
+    softplus,
+    weights,
+)
 from fusekit_modules.ops.contrastive.scores import Kind
 
 LANES, SUBLANES = 128, 8
@@ -101,6 +108,12 @@ def backward_kernel(kind: Kind, size: int, *refs: Any) -> None:
         by_y[at] = values
     for out, values in zip(by_tops, tops, strict=True):
         out[...] = values
+
+
+def packed(*values: Array | None) -> Array:
+    """Numbers by row or by column as the backward kernel reads them: `[8, n]`, float32."""
+    known = [value.astype(jnp.float32) for value in values if value is not None]
+    return longer(jnp.stack([longer(value, known[0].shape[0]) for value in known]), SUBLANES)
 
 
 def _place() -> tuple[tuple[Any, Any], tuple[Any, Any]]:

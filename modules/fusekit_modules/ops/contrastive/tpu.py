@@ -22,6 +22,7 @@ from fusekit_modules.ops.contrastive._tpu_kernels import (
     SUBLANES,
     backward_kernel,
     forward_kernel,
+    packed,
 )
 from fusekit_modules.ops.contrastive.reference import Pair
 from fusekit_modules.ops.contrastive.scores import Kind, Operands, Positives
@@ -31,9 +32,7 @@ MEMORY = 64 << 20
 """Bytes of on-chip memory that a kernel may take."""
 COLUMNS = 1 << 19
 """So many columns' running results still fit beside the rest."""
-
-PRODUCTS = 3
-"""Of a score: gradients of so many tiles of columns fit."""
+PRODUCTS = 3  # of a score
 
 
 @dataclass(frozen=True)
@@ -65,6 +64,8 @@ def unsupported(kind: Kind, given: Operands, target: Target, direction: str) -> 
         return f"it multiplies bfloat16, and vectors are of {given.x.dtype}"
     if given.y.shape[0] > PRODUCTS:
         return f"{given.y.shape[0]} products a score are more than {PRODUCTS}"
+    if _needed(kind, given) > MEMORY * 3 // 4:
+        return f"vectors of {given.x.shape[1]} features do not fit into its memory"
     if direction == "forward" and given.y.shape[1] > COLUMNS:
         return f"{given.y.shape[1]} columns are more than {COLUMNS}"
     return None
@@ -147,12 +148,9 @@ def backward(
     each = -(-size // parts // blocks.rows) * blocks.rows
     right = positives.counting(rows, columns)
     of_rows, of_columns = ends(found, grads, right, (each * parts, count))
-    sides = (None, None) if full.row is None else (full.row, full.column)
     row, column = (
-        _packed(*of, mask, side)
-        for of, mask, side in zip(
-            (of_rows, of_columns), (row_mask, column_mask), sides, strict=True
-        )
+        packed(*of_rows, row_mask, full.row),
+        packed(*of_columns, column_mask, full.column),
     )
     call = partial(_both, kind, blocks, target, scalars(full)[None], full.y, column)
 
@@ -166,12 +164,6 @@ def backward(
     of_rows = [jnp.sum(lanes, axis=2).reshape(-1) for lanes in sums[:2]]
     of_columns = [jnp.sum(sublanes, axis=(0, 1)) for sublanes in sums[2:]]
     return gradient(kind, given, by_x.reshape(-1, width), by_y, of_rows + of_columns)
-
-
-def _packed(*values: Array | None) -> Array:
-    """Numbers of rows or of columns as rows of float32, `[8, n]`."""
-    known = [value.astype(jnp.float32) for value in values if value is not None]
-    return longer(jnp.stack([longer(value, known[0].shape[0]) for value in known]), SUBLANES)
 
 
 def _both(
@@ -192,7 +184,6 @@ def _both(
     of_column = pl.BlockSpec((SUBLANES, blocks.columns), lambda j: (0, j))
     volume = kind.score == "volume"
     tall = 2 if volume else 1 if kind.reduction == "softplus" else 0
-    wide = 1 if volume else 0
 
     def whole(end: int) -> Any:
         return pl.BlockSpec((size, end), lambda j: (0, 0))
@@ -208,12 +199,12 @@ def _both(
             of_column,
             tile,
         ],
-        out_specs=[whole(width), tile, *[whole(LANES)] * tall, *[of_column] * wide],
+        out_specs=[whole(width), tile, *[whole(LANES)] * tall, *[of_column] * volume],
         out_shape=[
             jax.ShapeDtypeStruct((size, width), jnp.float32),
             jax.ShapeDtypeStruct(y.shape, jnp.float32),
             *[jax.ShapeDtypeStruct((size, LANES), jnp.float32)] * tall,
-            *[jax.ShapeDtypeStruct((SUBLANES, count), jnp.float32)] * wide,
+            *[jax.ShapeDtypeStruct((SUBLANES, count), jnp.float32)] * volume,
         ],
         input_output_aliases={5: 1},
         interpret=target.interpret,
@@ -233,6 +224,12 @@ def default(kind: Kind, direction: str) -> Blocks:
     """The best of those tried, by the compiler's estimate for a v5e."""
     forward, backward = VOLUMES if kind.score == "volume" else (FORWARD, BACKWARD)
     return forward if direction == "forward" else backward
+
+
+def _needed(kind: Kind, given: Operands) -> int:
+    """Bytes of vectors and gradients that the backward kernel holds, each twice."""
+    blocks, (products, _, width) = default(kind, "backward"), given.y.shape
+    return 2 * width * ((2 + 4) * blocks.block + (2 + 4 + 4) * products * blocks.columns)
 
 
 def _fitting(blocks: Blocks, given: Operands) -> Blocks:
