@@ -95,15 +95,8 @@ def test_where_two_factors_are_zero_nothing_is_divided_by_them():
 
 def test_so_many_steps_are_unrolled_as_are_few_numbers():
     given = jax.eval_shape(lambda: cases.arrays(cases.Case("some", 8, (3, 3), 12, 5)))
-    assert [xla.together(given, 80 * n) for n in (0, 1, 2, 5, 11, 12, 99)] == [
-        1,
-        1,
-        2,
-        4,
-        6,
-        12,
-        12,
-    ]
+    found = {n: xla.together(given, 80 * n) for n in (0, 1, 2, 5, 99)}
+    assert found == {0: 1, 1: 1, 2: 2, 5: 4, 99: 4}
 
 
 def test_factors_of_all_ranks_are_never_held():
