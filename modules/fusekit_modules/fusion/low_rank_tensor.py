@@ -15,6 +15,8 @@ from fusekit.parameter import parameter
 from fusekit.stream import Stream
 from fusekit_modules.fusion._present import emit, read
 from fusekit_modules.fusion._vectors import WidthFusionSpec
+from fusekit_modules.ops.asked import asked_of
+from fusekit_modules.ops.low_rank import Factor, low_rank
 
 
 @register
@@ -62,9 +64,17 @@ class LowRankTensor(nnx.Module):
 
     def __call__(self, streams: dict[str, Stream], *, context: Context) -> Stream:
         values, _ = read(streams)
-        product = jnp.ones((), values[0].dtype)
-        for value, parameters in zip(values, self.factors, strict=True):
-            factor = parameters[...].astype(value.dtype)
-            product *= factor[:, 0][:, None] + jnp.einsum("bd,rdo->rbo", value, factor[:, 1:])
-        mix, bias = self.mix[...].astype(product.dtype), self.bias[...].astype(product.dtype)
-        return emit(jnp.einsum("r,rbo->bo", mix, product) + bias, streams.values())
+        dtype = values[0].dtype
+        factors = (parameters[...].astype(dtype) for parameters in self.factors)
+        backend, target = asked_of(context, "the low-rank product")
+        fused = low_rank(
+            values,
+            [Factor(factor[:, 0], factor[:, 1:]) for factor in factors],
+            self.mix[...].astype(dtype),
+            self.bias[...].astype(dtype),
+            target=target,
+            backend=backend,
+            backward="reference" if backend == "reference" else "xla",
+            layout=context.layout,
+        )
+        return emit(fused, streams.values())

@@ -141,18 +141,21 @@ def test_over_a_mesh_rows_stay_and_columns_come():
     assert "f32[256,256]" not in text
 
 
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_volumes_in_chunks_are_as_the_exact_ones(count):
+@pytest.mark.parametrize(
+    ("form", "count"), [("xla", 1), ("xla", 2), ("xla", 3), ("tpu", 1), ("tpu", 3)]
+)
+def test_volumes_in_chunks_and_in_kernels_are_as_the_exact_ones(form, count):
     vectors_ = [vectors(seed=seed)[0] for seed in range(count + 1)]
     counts = vectors()[2]
 
     def value(form, scale, *vectors):
         options = {"forward": form, "backward": form}
+        options |= {"target": Target("tpu", interpret=True)} if form == "tpu" else {}
         first, second = gram(vectors[0], list(vectors[1:]), scale, counts, **options)
         return jnp.sum(jnp.arange(1.0, SIZE + 1) * first + second)
 
     both = jax.value_and_grad(value, argnums=range(1, count + 3))
-    due, found = (both(form, jnp.float32(SCALE), *vectors_) for form in ("reference", "xla"))
+    due, found = (both(name, jnp.float32(SCALE), *vectors_) for name in ("reference", form))
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(due), strict=True):
         assert exact.off(one, other) < 2e-5
 

@@ -12,7 +12,14 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jaxtyping import Array
 
-from fusekit_modules.ops.contrastive._tiles import MASKED, Ends, scores, softplus, weights
+from fusekit_modules.ops.contrastive._tiles import (
+    MASKED,
+    Ends,
+    longer,
+    scores,
+    softplus,
+    weights,
+)
 from fusekit_modules.ops.contrastive.scores import Kind
 
 LANES, SUBLANES = 128, 8
@@ -20,8 +27,9 @@ LANES, SUBLANES = 128, 8
 
 def forward_kernel(kind: Kind, group: int, *refs: Any) -> None:
     """One tile; results of its rows after their last tile, by column after the last rows."""
-    given_ref, x_ref, y_ref, row_mask, column_mask, row_out, column_out, *kept = refs
-    most, total, top_most, top_total = kept
+    given_ref, x_ref, y_ref, row_mask, column_mask, *sides, row_out, column_out = refs[:-4]
+    most, total, top_most, top_total = refs[-4:]
+    side, top = sides or (None, None)
     given, ((i, j), (last_i, last_j)) = given_ref.at[0], _place()
 
     @pl.when(j == 0)
@@ -35,8 +43,10 @@ def forward_kernel(kind: Kind, group: int, *refs: Any) -> None:
         top_total[j] = jnp.zeros(top_total.shape[1:], jnp.float32)
 
     x, masked = x_ref[...], row_mask[...]
-    for part in _parts(y_ref.shape[0], group):
-        every = scores(kind, [_product(x, y_ref[part])], given, None, None)
+    height = None if side is None else side[...]
+    for part in _parts(y_ref.shape[1], group):
+        base = None if top is None else top[:, part]
+        every = scores(kind, _products(x, y_ref[:, part]), given, height, base)
         top_mask = column_mask[:, part]
         if kind.reduction == "softplus":
             each = jnp.where(top_mask < 0, 0.0, softplus(every))
@@ -45,7 +55,7 @@ def forward_kernel(kind: Kind, group: int, *refs: Any) -> None:
         of_row = every + top_mask
         lanes = [of_row[:, lanes] for lanes in _parts(group, LANES)]
         most[...], total[...] = _merged(most[...], total[...], lanes)
-        of_column = (every + masked).reshape(-1, SUBLANES, group)
+        of_column = _sublanes(every + masked)
         merged = _merged_first(top_most[j, :, part], top_total[j, :, part], of_column)
         top_most[j, :, part], top_total[j, :, part] = merged
 
@@ -61,31 +71,49 @@ def forward_kernel(kind: Kind, group: int, *refs: Any) -> None:
 def backward_kernel(kind: Kind, size: int, *refs: Any) -> None:
     """All rows of a block with one tile of columns: gradients by both, `size` rows at a time.
 
-    Those by rows are added up from tile to tile, those by columns onto what other rows left.
+    Those by rows are added up from tile to tile, those by columns onto what other rows left. So are
+    sums by row; that by column of volumes is written for each block of rows.
     """
     given_ref, x_ref, y_ref, row_ref, column_ref, by_y_in, by_x, by_y, *sums = refs
     given, y, column = given_ref.at[0], y_ref[...], column_ref[...]
     top_mask, of_column = column[4:5], Ends(*(column[at : at + 1] for at in range(4)))
+    volume = kind.score == "volume"
+    by_rows, by_tops = (sums[:2], sums[2:]) if volume else (sums, [])
 
     @pl.when(pl.program_id(0) == 0)
     def _() -> None:
-        for out in (by_x, *sums):
+        for out in (by_x, *by_rows):
             out[...] = jnp.zeros(out.shape, jnp.float32)
 
-    gathered = by_y_in[...]
+    gathered = [by_y_in[at] for at in range(y.shape[0])]
+    tops = [jnp.zeros(out.shape, jnp.float32) for out in by_tops]
     for part in _parts(x_ref.shape[0], size):
         x, row = x_ref[part], row_ref[part]
-        every = scores(kind, [_product(x, y)], given, None, None)
+        products = _products(x, y)
+        side, top = (row[:, 5:6], column[5:6]) if volume else (None, None)
+        every = scores(kind, products, given, side, top)
         of_row = Ends(*(row[:, at : at + 1] for at in range(4)))
         slope = weights(kind, every, row[:, 4:5] + top_mask, of_row, of_column)
-        for out in sums:
-            out[part] += sum(slope[:, lanes] for lanes in _parts(y.shape[0], LANES))
-        narrow = slope.astype(x.dtype)
-        by_x[part] += _product(narrow, y, across=0)
-        gathered += lax.dot_general(
-            narrow, x, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32
-        )
-    by_y[...] = gathered
+        slopes, summed = [slope], [slope]
+        if volume:
+            slopes, by_scale, by_side, by_top = kind.slopes(slope, products, given[0], side, top)
+            summed = [by_side, by_scale]
+            tops = [total + jnp.sum(_sublanes(by_top), axis=0) for total in tops]
+        for out, values in zip(by_rows, summed, strict=False):
+            out[part] += sum(values[:, lanes] for lanes in _parts(y.shape[1], LANES))
+        narrow = [values.astype(x.dtype) for values in slopes]
+        by_x[part] += sum(_product(n, y[at], across=0) for at, n in enumerate(narrow))
+        gathered = [so_far + _turned(n, x) for so_far, n in zip(gathered, narrow, strict=True)]
+    for at, values in enumerate(gathered):
+        by_y[at] = values
+    for out, values in zip(by_tops, tops, strict=True):
+        out[...] = values
+
+
+def packed(*values: Array | None) -> Array:
+    """Numbers by row or by column as the backward kernel reads them: `[8, n]`, float32."""
+    known = [value.astype(jnp.float32) for value in values if value is not None]
+    return longer(jnp.stack([longer(value, known[0].shape[0]) for value in known]), SUBLANES)
 
 
 def _place() -> tuple[tuple[Any, Any], tuple[Any, Any]]:
@@ -101,6 +129,20 @@ def _parts(size: int, each: int) -> list[slice]:
 
 def _product(a: Array, b: Array, across: int = 1) -> Array:
     return lax.dot_general(a, b, (((1,), (across,)), ((), ())), preferred_element_type=jnp.float32)
+
+
+def _products(x: Array, y: Array) -> list[Array]:
+    return [_product(x, y[at]) for at in range(y.shape[0])]
+
+
+def _turned(a: Array, b: Array) -> Array:
+    """The product of the transpose."""
+    return lax.dot_general(a, b, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+
+
+def _sublanes(values: Array) -> Array:
+    """Rows by sublane, the second of three axes."""
+    return values.reshape(-1, SUBLANES, values.shape[1])
 
 
 def _merged(most: Array, total: Array, more: list[Array]) -> tuple[Array, Array]:

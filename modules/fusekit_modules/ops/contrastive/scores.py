@@ -130,10 +130,16 @@ def _square(products: Sequence[Array], row: Any, column: Any) -> Array:
 
 
 def root(square: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """The square root, below `LEAST` a parabola."""
-    far = square > LEAST**2
-    return jnp.where(far, jnp.sqrt(jnp.where(far, square, 1)), square * (0.5 / LEAST) + LEAST / 2)
+    """The square root, below `LEAST` a parabola: there the first term is half of it, and the second
+    no less than half of `LEAST`."""
+    rough = square * _inverse(square)
+    return 0.5 * (rough + jnp.maximum(rough, LEAST))
 
 
 def _root_slope(square: Array) -> Array:
-    return 0.5 / jnp.sqrt(jnp.maximum(square, LEAST**2))
+    return 0.5 * _inverse(square)
+
+
+def _inverse(square: Array) -> Array:
+    """1 over the root, `1 / LEAST` at most."""
+    return lax.rsqrt(jnp.maximum(square, LEAST**2))

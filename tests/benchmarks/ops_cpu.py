@@ -1,0 +1,131 @@
+"""Our operations on the CPU against what one would write in PyTorch: time and memory.
+
+    PYTHONPATH=<site-packages of a CPU torch> python tests/benchmarks/ops_cpu.py [--times 15]
+
+Float32, the same inputs, in turns in one process, two threads each. Eager PyTorch is what users
+run; JAX is compiled, which is not counted. Numbers are compared first. A ratio is ours over theirs:
+of medians, of the shortest times, and of processor time, all threads together, which counts least
+what other processes do, and most what threads do while they wait. Memory of ours is the compiler's
+temporaries and results; of theirs how far a process of its own rises. The last line is JSON.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+
+from fusekit_modules.ops import Target
+from fusekit_modules.ops.contrastive import gram, info_nce, siglip, symile
+from fusekit_modules.ops.low_rank import Factor, low_rank
+from fusekit_modules.ops.stream_attention import Queries, Source, stream_attention
+from tests.benchmarks import ops_cpu_torch as theirs
+from tests.benchmarks.measuring import in_turns, load, machine
+
+CPU = Target("cpu")
+LIMIT = 1e-4
+"""On the relative distance of results and gradients."""
+
+
+def ours(name: str, every: Any, given: Sequence[Any]) -> Any:
+    """What an operation makes of the inputs that PyTorch's has; `every` row counts."""
+    if name == "stream_attention":
+        count = len(theirs.STREAMS)
+        pairs = zip(given[count::2], given[count + 1 :: 2], strict=True)
+        streams, sources = [Queries(x) for x in given[:count]], [Source(*pair) for pair in pairs]
+        outs = stream_attention(streams, sources, heads=theirs.HEADS, target=CPU)
+        return jnp.concatenate(outs, axis=1)
+    if name.startswith("low_rank"):
+        count = (len(given) - 2) // 2
+        factors = [Factor(f[:, 0], f[:, 1:]) for f in given[count : 2 * count]]
+        return low_rank(given[:count], factors, *given[2 * count :], target=CPU)
+    scale = jnp.float32(theirs.SCALE)
+    if name == "info_nce":
+        return jnp.stack(info_nce(*given, scale, every, every))
+    if name == "siglip":
+        return siglip(*given, scale, jnp.float32(theirs.BIAS), every)
+    if name == "gram":
+        return jnp.stack(gram(given[0], list(given[1:]), scale, every))
+    return symile(given, scale, every)
+
+
+def both(name: str, every: Any, given: Sequence[Any]) -> Any:
+    """The result and the gradients of its sum, by all inputs."""
+    out, back = jax.vjp(lambda *given: ours(name, every, given), *given)
+    return out, back(jnp.ones_like(out))
+
+
+def distance(found: Any, due: Any) -> float:
+    """The largest of any array, relative to what is due."""
+    pairs = zip(jax.tree.leaves(found), jax.tree.leaves(due), strict=True)
+    return max(
+        float(np.linalg.norm(np.asarray(a) - np.asarray(b)) / max(np.linalg.norm(b), 1e-12))
+        for a, b in pairs
+    )
+
+
+def compared(name: str, direction: str, times: int) -> dict[str, Any]:
+    arrays = theirs.TASKS[name][0]()
+    tensors = [torch.from_numpy(x) for x in arrays]
+    function: Callable[..., Any] = {"forward": ours, "both": both}[direction]
+    given = [jnp.asarray(x) for x in arrays]
+    every = jnp.ones(len(given[0]), bool)  # not a constant, which the compiler would work out
+    program = jax.jit(partial(function, name)).lower(every, given).compile()
+    memory = program.memory_analysis()
+    calls = {
+        "ours": lambda: program(every, given),
+        "theirs": lambda: getattr(theirs, direction)(name, tensors),
+    }
+    row: dict[str, Any] = {"off": float(f"{distance(calls['ours'](), calls['theirs']()):.1e}")}
+    if not row["off"] < LIMIT:
+        return row | {"error": f"more than {LIMIT}, not timed"}
+    wall = in_turns(calls, times=times)
+    work = in_turns(calls, times=times, warm=0, clock=time.process_time)
+    for who in calls:
+        row[f"{who} ms"] = round(1e3 * median(wall[who]), 3)
+    row["ratio"] = round(median(wall["ours"]) / median(wall["theirs"]), 2)
+    row["ratio of shortest"] = round(min(wall["ours"]) / min(wall["theirs"]), 2)
+    row["ratio of processor time"] = round(median(work["ours"]) / median(work["theirs"]), 2)
+    used = memory.temp_size_in_bytes + memory.output_size_in_bytes
+    return row | {"ours mib": round(used / 2**20, 1)}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--times", type=int, default=15)
+    parser.add_argument("--only", nargs="*", default=list(theirs.TASKS))
+    chosen = parser.parse_args()
+    torch.set_num_threads(2)
+    before, figures = load(), {}
+    script = Path(theirs.__file__)
+    taken = subprocess.run(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, text=True, check=True
+    )
+    memory = json.loads(taken.stdout)
+    for name in chosen.only:
+        for direction in ("forward", "both"):
+            row = compared(name, direction, chosen.times)
+            row["theirs mib"] = memory[name][direction]
+            figures[f"{name}, {direction}"] = row
+            print(f"{name}, {direction}: {row}", flush=True)
+    line = {"benchmark": "ops_cpu", "machine": machine(), "torch": torch.__version__}
+    print(json.dumps({**line, "load": [before, load()], "figures": figures}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
