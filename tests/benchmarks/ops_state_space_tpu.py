@@ -2,31 +2,31 @@
 
     python tests/benchmarks/ops_state_space_tpu.py [--chunks 64 128 256] [--topology v5e:2x2]
 
-Nothing runs. Milliseconds are the compiler's estimates of cycles, as often as each instruction runs,
-at the clock that fits the public peaks. `least` is the least that the memory of the chip allows. The
-last line is JSON.
+Nothing runs. Milliseconds are the compiler's estimates of cycles, as often as each instruction
+runs, at the clock that fits the public peaks. `least` is the least that the memory of the chip
+allows. The last line is JSON.
 """
 
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-import argparse  # noqa: E402
-import json  # noqa: E402
-from collections.abc import Callable  # noqa: E402
-from functools import partial  # noqa: E402
-from typing import Any  # noqa: E402
+import argparse
+import json
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-from jax.sharding import NamedSharding  # noqa: E402
-from jax.sharding import PartitionSpec as P  # noqa: E402
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
-from fusekit.plan.compilers import devices  # noqa: E402
-from fusekit.plan.hlo import costs  # noqa: E402
-from fusekit_modules.ops.ssd import cases, floors, ssd  # noqa: E402
-from fusekit_tpu.topology import Topology  # noqa: E402
-from tests.support.compiled import mesh_of  # noqa: E402
+from fusekit.plan.compilers import devices
+from fusekit.plan.hlo import costs
+from fusekit_modules.ops.ssd import cases, floors, ssd
+from fusekit_tpu.topology import Topology
+from tests.support.compiled import mesh_of
 
 CLOCK = {"v5e": 1.5e9, "v5p": 1.75e9, "v6e": 1.75e9}
 BYTES = {"v5e": 819e9, "v5p": 2765e9, "v6e": 1640e9}
@@ -46,8 +46,8 @@ def priced(function: Callable[..., Any], shapes: Any, topology: Topology) -> dic
 
 
 def scanned(case: cases.Case, chunk: int, *, both: bool, backend: str) -> tuple[Any, Any]:
-    """A call of `ssd` and the shapes that it is given. Tokens come and go as `[b, t, h p]`, which is
-    how a model's products leave them."""
+    """A call of `ssd` and the shapes that it is given. Tokens come and go as `[b, t, h p]`, which
+    is how a model's products leave them."""
     given, marks = jax.eval_shape(lambda: cases.arrays(case, jnp.bfloat16))
     x = given[0]
     flat = jax.ShapeDtypeStruct((*x.shape[:2], case.heads * case.size), x.dtype)

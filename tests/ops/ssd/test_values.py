@@ -109,7 +109,7 @@ def test_in_bfloat16_values_are_near_those_of_float64(case):
     given, marks = cases.arrays(case, jnp.bfloat16)
     due = by_hand(*doubled(given), **doubled(marks))
     found, last = run(*given, **marks, chunk=16)
-    assert found.dtype == jnp.bfloat16 and last.dtype == jnp.float32
+    assert (found.dtype, last.dtype) == (jnp.bfloat16, jnp.float32)
     assert difference(found, due[0]) < 5e-3
     assert difference(last, due[1]) < 5e-3
 
