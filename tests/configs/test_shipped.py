@@ -25,7 +25,9 @@ def test_it_is_possible(path):
         assert fusekit.load(path).losses
 
 
-@pytest.mark.parametrize("name", ["examples/mfeat.yaml", "examples/missing.yaml"])
+@pytest.mark.parametrize(
+    "name", ["examples/mfeat.yaml", "examples/missing.yaml", "examples/align_mamba.yaml"]
+)
 def test_it_trains_and_evaluates(name):
     path = Path(__file__).parents[2] / "configs" / name
     experiment = fusekit.load(path, ["train.steps=2", "train.batch=20"])
