@@ -1,11 +1,14 @@
 """Stacks of which some layers scan: what can be declared, and one result however they run."""
 
+import re
+
 import jax
 import numpy as np
 import pytest
 
 import fusekit
 from fusekit.errors import ConfigError
+from fusekit.graph.node import Key
 from fusekit.graph.schedule import Scan
 from fusekit.program import Program
 from tests.support.long import early, rows
@@ -35,30 +38,33 @@ def test_mixers_repeat_and_periods_are_scanned():
     graph, found = fusekit.resolve(experiment), {}
     for layers in ("unroll", "scan"):
         program = Program(graph, layers=layers)
-        found[layers] = trained(program, [rows(experiment)] * 2)
+        found[layers] = trained(program, [rows(experiment)])
         scans = [item for item in program.model.items if isinstance(item, Scan)]
         periods = [[e.index for e in scan.repeats[0]] for scan in scans if scan.count > 1]
         assert periods == ([[0, 1, 2]] if layers == "scan" else [])
     (one, losses), (other, theirs) = found["unroll"], found["scan"]
     assert_close(one, other, atol=1e-5, rtol=1e-4)
-    assert_close(losses[1], theirs[1], atol=1e-5, rtol=1e-4)
-    kinds = {
-        k: {n.split(".")[3] for n in one if n.startswith(f"trunk.layers.{k}.")} for k in range(6)
-    }
-    assert {k for k in kinds if "ssd" in kinds[k]} == {0, 1, 3, 4}
-    assert {k for k in kinds if "attention" in kinds[k]} == {2, 5}
+    assert_close(losses[0], theirs[0], atol=1e-5, rtol=1e-4)
+    kinds = set(re.findall(r"trunk\.layers\.(\d)\.(ssd|attention)\.", " ".join(one)))
+    assert kinds == {(str(k), "attention" if k in (2, 5) else "ssd") for k in range(6)}
 
 
-@pytest.mark.parametrize("causal", [False, True])
-def test_meshes_give_what_one_device_gives(causal):
+@pytest.mark.parametrize(
+    ("causal", "mesh"),
+    [
+        (True, CUBE),
+        pytest.param(False, CUBE, marks=pytest.mark.slow),
+        pytest.param(True, {"sequence": 2, "tensor": 2}, marks=pytest.mark.slow),
+    ],
+)
+def test_meshes_give_what_one_device_gives(causal, mesh):
     """Heads and examples are cut, stored weights gathered; time is made whole where it is cut."""
     trunk = {**HYBRID, "depth": 3, "causal": causal, "readout": 1, "dropout": 0.1}
     experiment = made(trunk, mesh={"layers": "unroll"})
-    meshes = [CUBE, {"sequence": 2, "tensor": 2}] if causal else [CUBE]
-    check_meshes(experiment, rows(experiment), meshes)
+    check_meshes(experiment, rows(experiment), [mesh])
 
 
-@pytest.mark.parametrize("remat", ["full", "names"])
+@pytest.mark.parametrize("remat", [pytest.param("full", marks=pytest.mark.slow), "names"])
 def test_what_is_computed_again_is_the_same(remat):
     found = []
     for policy in ("none", remat):
@@ -69,6 +75,7 @@ def test_what_is_computed_again_is_the_same(remat):
     assert distance(*found) < 1e-5
 
 
+@pytest.mark.slow
 def test_in_bfloat16_gradients_are_near():
     found = []
     for compute in ("float32", "bfloat16"):
@@ -79,32 +86,34 @@ def test_in_bfloat16_gradients_are_near():
     assert distance(found[1], found[0]) < 5e-2
 
 
-def test_operators_that_tokens_bring_and_weights_change():
-    """A bottleneck, adapters and low-rank deltas of what scans."""
+def test_operators_that_bring_tokens_and_change_weights():
     fusion = {
-        "lora": {"type": "lora", "into": "trunk@0+1", "targets": ["ssd.x", "ssd.out"], "rank": 2},
-        "adapter": {"type": "adapter", "into": "trunk@..", "hidden": 2},
-        "bottleneck": {"type": "bottleneck", "into": ["trunk@..", "a@.."], "tokens": 2},
+        "lora": {"type": "lora", "into": "a@..", "targets": ["ssd.x", "ssd.out"], "rank": 2},
+        "adapter": {"type": "adapter", "into": "b@..", "hidden": 2},
+        "meet": {"type": "bottleneck", "into": ["a@..", "b@.."], "tokens": 2},
     }
-    stack = {"type": "transformer", "depth": 3, "heads": 2, **{k: HYBRID[k] for k in ("scan",)}}
-    each = {**stack, "mixer": "ssd", "mlp_ratio": 1}
-    experiment = made({**HYBRID, "depth": 3}, each=each, fusion=fusion)
-    program = Program(fusekit.resolve(experiment))
-    flat, metrics = trained(program, [rows(experiment)])
+    each = {**SMALL, "type": "transformer", "depth": 2, "heads": 2, "mixer": "ssd"}
+    experiment = made({"depth": 1}, each=each, fusion=fusion)
+    flat, metrics = trained(Program(fusekit.resolve(experiment)), [rows(experiment)])
     assert np.isfinite(metrics[0]["loss"])
-    moved = gradients(flat)
-    for name in ("lora.layers.1.ssd.x.b", "lora.layers.0.ssd.out.b", "bottleneck.tokens"):
-        close = [n for n in moved if n.startswith(name.rsplit(".", 1)[0])]
-        assert name in moved, close
-        assert np.abs(moved[name]).max() > 0
+    moved = {name for name, grad in gradients(flat).items() if np.abs(grad).max() > 0}
+    for name in (
+        "lora.layers.1.",
+        "lora.layers.0.",
+        "adapter.layers.1.",
+        "meet.",
+        "b.layers.1.ssd.",
+    ):
+        assert any(other.startswith(name) for other in moved), name
 
 
 def test_operators_that_need_keys_are_told_where_there_are_some():
     fusion = {"memory": {"type": "memory", "inputs": ["a"], "into": "trunk@.."}}
     assert problem({}, fusion=fusion) == (
-        "fusion.memory.into.0: memory needs the hook keys_values, which layer 0 of trunk (ssd) does "
-        "not have | trunk@.. (norm, replace, residual, skip, then, tokens, weights) | layers that "
-        "have it: trunk@2+5"
+        "fusion.memory.into.0: memory needs the hook keys_values, which layer 0 of trunk (ssd) "
+        "does not have"
+        " | trunk@.. (norm, replace, residual, skip, then, tokens, weights)"
+        " | layers that have it: trunk@2+5"
     )
     mask = {"mask": {"type": "mask", "into": "trunk@1", "attend": "all"}}
     assert "needs the hook mask, which layer 1 of trunk (ssd)" in problem({}, fusion=mask)
@@ -146,8 +155,8 @@ def test_low_rank_deltas_of_what_a_layer_lacks():
         ),
         (
             {"scan": {"groups": 3}},
-            "encoders.trunk.scan.groups: the groups do not divide the heads of the scan | 3 groups, "
-            "4 heads",
+            "encoders.trunk.scan.groups: the groups do not divide the heads of the scan | 3 "
+            "groups, 4 heads",
         ),
         ({"depth": 2}, "encoders.trunk.mixer: there are more mixers than layers | 3 mixers"),
         ({"causal": True, "attend": "all"}, "encoders.trunk.causal: `causal` and `attend` both"),
@@ -172,18 +181,17 @@ def test_resets_by_label_are_seen_end_to_end():
         program = Program(fusekit.resolve(experiment))
         state, given = program.init(0), rows(experiment)
         other = {**given, "a": (given["a"] + 1) % 50}
-        found = [np.asarray(spans(program, state, one)["b"]) for one in (given, other)]
+        found = [read(program, state, one) for one in (given, other)]
         present = np.arange(4) % 2 == 0
         assert np.array_equal(found[0][present], found[1][present]) == due
 
 
-def spans(program, state, given):
-    """What comes out of the trunk, by label."""
-    from fusekit.graph.node import Key
-
+def read(program, state, given):
+    """What comes out of the trunk for `b`."""
     context = program.context("evaluate", None)
-    call = jax.jit(
-        lambda batch: program.model.apply(state.params, state.variables, batch, context=context)[0]
-    )
-    stream = call(program.batch(given))[Key("out", "trunk")]
-    return {label: stream.span(label).values for label in ("a", "b")}
+
+    def call(batch):
+        found, _ = program.model.apply(state.params, state.variables, batch, context=context)
+        return found[Key("out", "trunk")].span("b").values
+
+    return np.asarray(jax.jit(call)(program.batch(given)))
