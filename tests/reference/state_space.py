@@ -9,11 +9,13 @@ def silu(x: np.ndarray) -> np.ndarray:
     return x / (1 + np.exp(-x))
 
 
-def conv(p: Arrays, name: str, x: np.ndarray, reset: np.ndarray) -> np.ndarray:
-    """Each token and those before it, back to the last reset."""
+def conv(p: Arrays, name: str, x: np.ndarray, reset: np.ndarray, span: np.ndarray) -> np.ndarray:
+    """Each token and those of its span before it, back to the last reset."""
     kernel, y = p[f"{name}.kernel"], np.zeros_like(x)
     for t in range(len(x)):
         for lag in range(min(len(kernel), t + 1)):
+            if span[t - lag] != span[t]:
+                break
             y[t] += kernel[len(kernel) - 1 - lag] * x[t - lag]
             if reset[t - lag]:
                 break
@@ -26,10 +28,13 @@ def way(
     given: list[np.ndarray],
     there: np.ndarray,
     reset: np.ndarray,
+    span: np.ndarray,
 ) -> np.ndarray:
     """What one direction reads of its states, with D x."""
     x, b, c, dt = given
-    x, b, c = (conv(p, f"{name}.conv_{k}", a, reset) for k, a in zip("xbc", (x, b, c), strict=True))
+    x, b, c = (
+        conv(p, f"{name}.conv_{k}", a, reset, span) for k, a in zip("xbc", (x, b, c), strict=True)
+    )
     step = np.log1p(np.exp(dt + p[f"{name}.dt_bias"]))
     y = np.zeros_like(x)
     for h in range(x.shape[1]):
@@ -52,9 +57,11 @@ def mixer(
     *,
     there: np.ndarray | None = None,
     begins: tuple[np.ndarray, np.ndarray] | None = None,
+    sizes: tuple[int, ...] = (),
 ) -> np.ndarray:
-    """`x [t, d]` in the order of the scan. `begins`: where states begin anew, going forward and (as
-    tokens stand) going back. There is a way back if there are parameters for it."""
+    """`x [t, d]` in the order of the scan, in spans of these sizes. `begins`: where states begin
+    anew, going forward and (as tokens stand) going back. There is a way back if there are
+    parameters for it."""
     there = np.ones(len(x), bool) if there is None else there
     none = np.zeros(len(x), bool)
     ahead, behind = begins or (none, none)
@@ -62,10 +69,11 @@ def mixer(
     parts = {n: np.tensordot(x, p[f"{name}.{n}.kernel"], 1) for n in ("x", "z", "b", "c", "dt")}
     z = parts.pop("z")
     given = list(parts.values())
-    y = way(p, f"{name}.forward", given, there, ahead)
+    span = np.repeat(np.arange(len(sizes or (1,))), sizes or len(x))
+    y = way(p, f"{name}.forward", given, there, ahead, span)
     if f"{name}.backward.d" in p:
         back = [a[::-1] for a in given]
-        y = y + way(p, f"{name}.backward", back, there[::-1], behind[::-1])[::-1]
+        y = y + way(p, f"{name}.backward", back, there[::-1], behind[::-1], span[::-1])[::-1]
     y = y * silu(z)
     groups = parts["b"].shape[1]
     grouped = y.reshape(len(x), groups, -1)

@@ -1,14 +1,30 @@
 """The short causal convolution before a scan over time."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from fusekit.parameter import Axes, parameter
+
+
+def runs_of(spans: Sequence[int], reset: Bool[Array, "b t"] | None) -> Int[Array, "*b t"] | None:
+    """The runs that convolutions keep to, of spans of these sizes and of what begins anew within.
+
+    They do not cross spans: how many tokens of a span are padding at its end must not matter to
+    the next. `None`: all is one run.
+    """
+    if len(spans) < 2 and reset is None:
+        return None
+    span = np.repeat(np.arange(len(spans), dtype="int32"), spans)
+    if reset is None:
+        return jnp.asarray(span)[None]
+    return jnp.cumsum(reset, axis=1, dtype=jnp.int32) * len(spans) + span
 
 
 class ShortConv(nnx.Module):
@@ -30,7 +46,7 @@ class ShortConv(nnx.Module):
         self.bias = parameter(rngs, nnx.initializers.zeros, sizes, axes)
 
     def __call__(
-        self, x: Float[Array, "b t *c"], runs: Int[Array, "b t"] | None = None
+        self, x: Float[Array, "b t *c"], runs: Int[Array, "*b t"] | None = None
     ) -> Float[Array, "b t *c"]:
         """Tokens of another run are read as zeros, as are those before the first."""
         kernel = self.kernel[...].astype(x.dtype)

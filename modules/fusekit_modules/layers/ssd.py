@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from fusekit.context import Context
 from fusekit.parameter import parameter
@@ -18,7 +18,7 @@ from fusekit_modules.layers.linear import Deltas, Linear
 from fusekit_modules.layers.norm import wide
 from fusekit_modules.layers.projections import Sizes
 from fusekit_modules.layers.scan import ScanSettings
-from fusekit_modules.layers.short_conv import ShortConv
+from fusekit_modules.layers.short_conv import ShortConv, runs_of
 from fusekit_modules.ops.ssd import ssd
 
 SLOWEST, FASTEST = 1e-3, 1e-1
@@ -58,11 +58,12 @@ class Direction(nnx.Module):
         c: Float[Array, "b t g n"],
         dt: Float[Array, "b t h"],
         *,
+        runs: Int[Array, "*b t"] | None,
         reset: Bool[Array, "b t"] | None,
         valid: Bool[Array, "b t"] | None,
         backend: str,
     ) -> Float[Array, "b t h p"]:
-        runs = None if reset is None else jnp.cumsum(reset, axis=1, dtype=jnp.int32)
+        """`runs` are what convolutions keep to; the rest as of `fusekit_modules.ops.ssd`."""
         x, b, c = self.conv_x(x, runs), self.conv_b(b, runs), self.conv_c(c, runs)
         step = wide(dt)
         step = jax.nn.softplus(step + self.dt_bias[...].astype(step.dtype))
@@ -133,13 +134,15 @@ class SSD(nnx.Module):
             for name, project in every.items()
         )
         backend = "reference" if context.kernel == "reference" else "auto"
-        there = None if marks is None else marks.begins(stream.batch)
-        y = self.forward(x, b, c, dt, reset=there, valid=valid, backend=backend)
+        spans = [span.size for span in stream.spans]
+        reset = None if marks is None else marks.begins(stream.batch)
+        more: dict[str, Any] = {"reset": reset, "valid": valid, "backend": backend}
+        y = self.forward(x, b, c, dt, runs=runs_of(spans, reset), **more)
         if self.backward is not None:
             x, b, c, dt = (jnp.flip(one, 1) for one in (x, b, c, dt))
-            there = None if marks is None else marks.reversed().begins(stream.batch)
-            back = None if valid is None else jnp.flip(valid, 1)
-            found = self.backward(x, b, c, dt, reset=there, valid=back, backend=backend)
+            reset = None if marks is None else marks.reversed().begins(stream.batch)
+            more |= {"reset": reset, "valid": None if valid is None else jnp.flip(valid, 1)}
+            found = self.backward(x, b, c, dt, runs=runs_of(spans[::-1], reset), **more)
             y = y + jnp.flip(found, 1)
         y = self._normal(checkpoint_name(y, "scan"), z)
         return self.out(y, weights.get("out", ()))

@@ -44,14 +44,18 @@ BOTH, P = made()
 CAUSAL, Q = made(causal=True, readouts=1)
 
 
-def run(build, p, *edits, x=X, context=STILL, **stream):
+def run(build, p, *edits, x=X, context=STILL, spans=SPANS, **stream):
     """Compiled, for that takes less long than one operation at a time."""
 
     def call(p, given):
         return build(p)(given, Edits(edits), context=context)
 
     with float64():
-        return jax.jit(call)(p, Stream(jnp.asarray(x), spans=SPANS, **stream))
+        return jax.jit(call)(p, Stream(jnp.asarray(x), spans=spans, **stream))
+
+
+def due(p, x, sizes=(1, 4, 2), **more):
+    return reference.block(p, "", x, sizes=sizes, **more)
 
 
 def at(*places, size=7):
@@ -60,8 +64,7 @@ def at(*places, size=7):
 
 def test_time_is_read_both_ways():
     found = run(BOTH, P).stream.values
-    due = [reference.block(P, "", x) for x in X]
-    np.testing.assert_allclose(found, due, **TIGHT)
+    np.testing.assert_allclose(found, [due(P, x) for x in X], **TIGHT)
 
 
 def test_gradients_of_a_block_that_reads_both_ways():
@@ -82,8 +85,8 @@ def test_gradients_of_a_block_that_reads_both_ways():
 def test_a_causal_scan_meets_readout_tokens_last():
     order = [1, 2, 3, 4, 5, 6, 0]
     found = np.asarray(run(CAUSAL, Q).stream.values)
-    due = [reference.block(Q, "", x[order]) for x in X]
-    np.testing.assert_allclose(found[:, order], due, **TIGHT)
+    by_hand = [due(Q, x[order], sizes=(4, 2, 1)) for x in X]
+    np.testing.assert_allclose(found[:, order], by_hand, **TIGHT)
 
 
 def test_the_future_reaches_only_readout_tokens():
@@ -107,9 +110,7 @@ def test_states_begin_anew(resets):
     build, p = made(resets=resets)
     begins = tuple(at(*places) for places in RESETS[resets])
     found = run(build, p).stream.values
-    np.testing.assert_allclose(
-        found, [reference.block(p, "", x, begins=begins) for x in X], **TIGHT
-    )
+    np.testing.assert_allclose(found, [due(p, x, begins=begins) for x in X], **TIGHT)
 
 
 def test_segments_part_whatever_is_said_and_padding_is_passed_over():
@@ -118,8 +119,8 @@ def test_segments_part_whatever_is_said_and_padding_is_passed_over():
     found = run(BOTH, P, segment=segment, mask=jnp.asarray(mask)).stream.values
     begins = [(at(4), at(2)), (at(5, 6), at(4, 5))]
     for n, x in enumerate(X):
-        due = reference.block(P, "", x, there=mask[n], begins=begins[n])
-        np.testing.assert_allclose(found[n][mask[n]], due[mask[n]], **TIGHT)
+        by_hand = due(P, x, there=mask[n], begins=begins[n])
+        np.testing.assert_allclose(found[n][mask[n]], by_hand[mask[n]], **TIGHT)
 
 
 def test_what_is_absent_changes_nothing_and_gets_nothing_from_the_scan():
@@ -151,6 +152,18 @@ def test_dynamic_descriptions_tell_what_spans_do(resets):
     np.testing.assert_allclose(one.stream.values, other.stream.values, **TIGHT)
 
 
+def test_padding_within_does_not_matter_to_what_stands_after():
+    """Nor to readout tokens, which the scan meets after it."""
+    p, spans = Q, (Span("a", 1, readout=True), Span("a", 5), Span("b", 3))
+    mask = np.asarray([[1, 1, 1, 1, 0, 0, 1, 1, 1]] * 2, bool)
+    longer = np.zeros((2, 9, 8))
+    longer[:, mask[0]] = X
+    short = (Span("a", 1, readout=True), Span("a", 3), Span("b", 3))
+    one = run(CAUSAL, p, x=longer, mask=jnp.asarray(mask), spans=spans).stream.values
+    other = run(CAUSAL, p, spans=short).stream.values
+    np.testing.assert_allclose(one[:, mask[0]], other, **TIGHT)
+
+
 def test_nothing_to_begin_at_costs_nothing():
     one = Stream(jnp.asarray(X), spans=(Span("a", 7),))
     assert all(Marks.of(one, resets) is None for resets in RESETS)
@@ -162,16 +175,18 @@ def test_extra_tokens_are_met_first_where_causal():
     out = run(CAUSAL, Q, Edit(tokens=tokens))
     found = np.concatenate([out.stream.values, out.extras[0].values], axis=1)
     order = [7, 8, 1, 2, 3, 4, 5, 6, 0]
-    due = [reference.block(Q, "", np.concatenate(xy)[order]) for xy in zip(X, Y, strict=True)]
-    np.testing.assert_allclose(found[:, order], due, **TIGHT)
+    both = [np.concatenate(xy)[order] for xy in zip(X, Y, strict=True)]
+    by_hand = [due(Q, x, sizes=(2, 4, 2, 1)) for x in both]
+    np.testing.assert_allclose(found[:, order], by_hand, **TIGHT)
 
 
 def test_extra_tokens_are_met_last_where_not():
     tokens = Stream(Y, spans=(Span("new", 2),))
     out = run(BOTH, P, Edit(tokens=tokens))
     found = np.concatenate([out.stream.values, out.extras[0].values], axis=1)
-    due = [reference.block(P, "", np.concatenate(xy)) for xy in zip(X, Y, strict=True)]
-    np.testing.assert_allclose(found, due, **TIGHT)
+    both = [np.concatenate(xy) for xy in zip(X, Y, strict=True)]
+    by_hand = [due(P, x, sizes=(1, 4, 2, 2)) for x in both]
+    np.testing.assert_allclose(found, by_hand, **TIGHT)
 
 
 def times_w(stream):
@@ -181,7 +196,7 @@ def times_w(stream):
 def form(x, *, mix=lambda n, y: y, normal=lambda n: n, then=lambda x: x, p=P):
     """The block of one sample; hooks change what its mixer gives."""
     n = normal(norm(p, "scan_norm", x))
-    x = then(x + mix(n, reference.mixer(p, "ssd", n)))
+    x = then(x + mix(n, reference.mixer(p, "ssd", n, sizes=(1, 4, 2))))
     return x + mlp(p, "mlp", norm(p, "mlp_norm", x))
 
 
@@ -235,7 +250,7 @@ def test_weight_deltas(name):
     low_rank = LowRank(a, b, 0.5)
     found = run(BOTH, P, Edit(weights={f"ssd.{name}": low_rank})).stream.values
     p = {**P, f"ssd.{name}.kernel": kernel + 0.5 * (a @ b).reshape(kernel.shape)}
-    np.testing.assert_allclose(found, [reference.block(p, "", x) for x in X], **TIGHT)
+    np.testing.assert_allclose(found, [due(p, x) for x in X], **TIGHT)
 
 
 def test_hooks_that_a_scan_cannot_obey_are_refused():
@@ -250,8 +265,8 @@ def test_in_bfloat16_it_is_near_float64():
     x = jnp.asarray(X, jnp.bfloat16)
     found = run(BOTH, P, x=x, context=Context(dtype=jnp.bfloat16)).stream.values
     assert found.dtype == jnp.bfloat16
-    due = np.stack([reference.block(P, "", one) for one in np.asarray(x, np.float64)])
-    gap = np.linalg.norm(np.asarray(found, np.float64) - due) / np.linalg.norm(due)
+    by_hand = np.stack([due(P, one) for one in np.asarray(x, np.float64)])
+    gap = np.linalg.norm(np.asarray(found, np.float64) - by_hand) / np.linalg.norm(by_hand)
     assert gap < 1e-2
 
 

@@ -35,10 +35,12 @@ def shown(given, marks):
     return tuple(jnp.where(valid.reshape(*valid.shape, *(1,) * (a.ndim - 2)), a, 0) for a in given)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("missing", ["none", "some", "samples", "all"])
+@pytest.mark.parametrize(
+    ("backend", "missing"),
+    [("reference", "some"), *(("xla", m) for m in ("none", "some", "samples", "all"))],
+)
 @every_case
-def test_values_are_those_of_float64(case, missing, backend):
+def test_values_are_those_of_float64(case, backend, missing):
     given, marks = cases.arrays(replace(case, missing=missing))
     due = by_hand(*doubled(shown(given, marks)), **doubled(marks))
     found = run(*given, **marks, chunk=16, backend=backend)
@@ -87,14 +89,16 @@ def test_gradients_in_float32_and_bfloat16(case):
     """Against those of the reference in float64."""
 
     def grads(args, marks, backend):
+        rng = np.random.default_rng(5)
+
         def total(*args):
-            y, last = ssd(*args, **marks, chunk=16, backend=backend)
-            wide = y.astype(jnp.promote_types(y.dtype, jnp.float32))
-            return jnp.sum(jnp.sin(wide)) + jnp.sum(last * last)
+            found = ssd(*args, **marks, chunk=16, backend=backend)
+            drawn = [jnp.asarray(rng.standard_normal(a.shape), jnp.bfloat16) for a in found]
+            return sum(jnp.sum(w.astype(a.dtype) * a) for w, a in zip(drawn, found, strict=True))
 
         return jax.grad(total, argnums=(0, 1, 2, 3))(*args)
 
-    for kind, most in ((jnp.float32, 1e-5), (jnp.bfloat16, 1.2e-2)):
+    for kind, most in ((jnp.float32, 1e-5), (jnp.bfloat16, 5e-3)):
         given, marks = cases.arrays(replace(case, missing="some"), kind)
         found = jax.jit(lambda *a, m=marks: grads(a, m, "xla"))(*given)
         with jax.enable_x64(True):
@@ -118,7 +122,7 @@ def test_in_bfloat16_values_are_near_those_of_float64(case):
 def test_chunks_of_any_size_are_the_same(case):
     given, marks = cases.arrays(replace(case, missing="some"))
     one = run(*given, **marks, chunk=10**6)
-    for chunk in (1, 8, 24):
+    for chunk in (8, 24):
         other = run(*given, **marks, chunk=chunk)
         assert difference(other[0], one[0]) < 1e-5
         assert difference(other[1], one[1]) < 1e-5
@@ -200,6 +204,8 @@ def test_what_does_not_fit_is_told():
         ssd(x, decay, into, out, state=jnp.zeros((3, 6, 4, 4)))
     with pytest.raises(FusekitError, match=r"x is int32\[3, 37, 6, 4\]: expected floats"):
         ssd(x.astype(jnp.int32), decay, into, out)
+    with pytest.raises(FusekitError, match="a chunk of 0 tokens"):
+        ssd(*given, chunk=0)
     with pytest.raises(BackendError, match="ssd has no backend tpu: it has auto, xla, reference"):
         ssd(*given, backend="tpu")
 

@@ -64,8 +64,9 @@ def arrays(
         decay,
         *(rng.standard_normal((*lead, case.groups, case.states)) for _ in range(2)),
     ]
-    for array in [] if valid is None else wide:
-        array[~valid] = rng.choice([np.nan, np.inf, -np.inf], array[~valid].shape)
+    if valid is not None:
+        for array in wide:
+            array[~valid] = rng.choice([np.nan, np.inf, -np.inf], array[~valid].shape)
     state = rng.standard_normal((case.batch, case.heads, case.size, case.states))
     marks = {
         "reset": jnp.asarray(rng.random(lead) < case.resets) if case.resets else None,

@@ -7,6 +7,7 @@ from types import ModuleType
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from fusekit.errors import FusekitError
 from fusekit_modules.ops.dispatch import choose
 from fusekit_modules.ops.ssd import reference, xla
 from fusekit_modules.ops.ssd.given import given_of
@@ -52,6 +53,8 @@ def ssd(
     Under a mesh examples and heads may be cut; time is whole. Raises `FusekitError` for shapes that
     do not fit and `BackendError` for a backend that there is not.
     """
+    if chunk < 1:
+        raise FusekitError(f"a chunk of {chunk} tokens: expected one or more")
     given = given_of(x, decay, into, out, reset=reset, valid=valid, state=state)
     reasons = {name: partial(module.unsupported, given) for name, module in _BACKENDS.items()}
     return _BACKENDS[choose("ssd", backend, reasons).backend].forward(given, chunk=chunk)
