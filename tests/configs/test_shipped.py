@@ -26,7 +26,12 @@ def test_it_is_possible(path):
 
 
 @pytest.mark.parametrize(
-    "name", ["examples/mfeat.yaml", "examples/missing.yaml", "examples/align_mamba.yaml"]
+    "name",
+    [
+        "examples/mfeat.yaml",
+        "examples/missing.yaml",
+        pytest.param("examples/align_mamba.yaml", marks=pytest.mark.slow),
+    ],
 )
 def test_it_trains_and_evaluates(name):
     path = Path(__file__).parents[2] / "configs" / name

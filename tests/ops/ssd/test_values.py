@@ -177,7 +177,7 @@ def test_a_reset_on_padding_waits_and_one_at_the_end_keeps_the_state():
     reset = jnp.asarray([[0, 0, 1, 0, 0, 0, 1, 0]], bool)
     np.testing.assert_array_equal(carried(reset, valid)[0], [0, 0, 0, 0, 1, 0, 0, 0])
     ones = jnp.ones((1, 8, 1, 1))
-    y, state = ssd(ones, jnp.zeros((1, 8, 1)), ones, ones, reset=reset, valid=valid)
+    y, state = run(ones, jnp.zeros((1, 8, 1)), ones, ones, reset=reset, valid=valid)
     np.testing.assert_allclose(y[0, :, 0, 0], [1, 2, 0, 0, 1, 2, 0, 0])
     assert float(state[0, 0, 0, 0]) == pytest.approx(2.0)
 
