@@ -173,7 +173,7 @@ class Layered:
     """Whether all layers of a kind are built alike if the first and the last are: a promise that
     saves building each to see which may share a scan."""
 
-    def kind(self, index: int) -> str:
+    def layer_kind(self, index: int) -> str:
         """What kind of layer stands at `index`, where a node has several."""
         return ""
 

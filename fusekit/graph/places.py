@@ -106,7 +106,7 @@ def _unhooked(
     return Problem(
         (),
         f"{spec.type} needs the hook {', '.join(sorted(missing))}, which layer {first} of "
-        f"{one.stack} ({stack.kind(first)}) does not have",
+        f"{one.stack} ({stack.layer_kind(first)}) does not have",
         found=f"{one} ({', '.join(sorted(stack.layer_hooks(first)))})",
         expected=f"layers that have it: {one.stack}@{'+'.join(map(str, fit))}"
         if fit

@@ -230,7 +230,7 @@ def _units_of(
         read = [k for k in range(spec.layers()) if ("layer", name, k) in graph.inputs_of]
         first = root(graph.nodes, node).name
         less = {k: gone[first, k] for k in read if gone[first, k]}
-        kinds = {k: (spec.kind(k), less.get(k)) for k in read}
+        kinds = {k: (spec.layer_kind(k), less.get(k)) for k in read}
         _layers(found, node, read, _stack_layer(graph, node, less), kinds)
         end = graph.inputs_of.get(("end", name, 0))
         if end is not None:

@@ -61,11 +61,11 @@ class BlocksSpec(StackSpec):
         """What mixes tokens, of each layer in turn."""
         return self.mixer if isinstance(self.mixer, tuple) else (self.mixer,)
 
-    def kind(self, index: int) -> Mixer:
+    def layer_kind(self, index: int) -> Mixer:
         return self.mixers[index % len(self.mixers)]
 
     def layer_hooks(self, index: int) -> frozenset[str]:
-        return self.hooks - REFUSED if self.kind(index) in SCANS else self.hooks
+        return self.hooks - REFUSED if self.layer_kind(index) in SCANS else self.hooks
 
     def added(self, inputs: Signature) -> PositionsName:
         """The positions to add, with `auto` decided."""
@@ -107,7 +107,7 @@ class BlocksSpec(StackSpec):
         if self.attend is not None and self.causal:
             message = "`causal` and `attend` both say what tokens see"
             raise WiringError(message, expected="one of them", field=("causal",))
-        if self.kind(index) in SCANS:
+        if self.layer_kind(index) in SCANS:
             check_scanned(self.scan, self.attend, stream)
             return stream
         items = [span.label for span in stream.spans if span.items > 1]
@@ -122,7 +122,7 @@ class BlocksSpec(StackSpec):
         return stream
 
     def projections(self, index: int, stream: Signature) -> dict[str, tuple[int, int]]:
-        width, hidden, kind = stream.width, self.hidden(stream.width), self.kind(index)
+        width, hidden, kind = stream.width, self.hidden(stream.width), self.layer_kind(index)
         if kind in SCANS:
             own = SCANS[kind].projections(width, self.heads, self.scan)
         else:
@@ -135,7 +135,7 @@ class BlocksSpec(StackSpec):
         return max(round(width * self.mlp_ratio), 1)
 
     def build_layer(self, index: int, stream: Signature, *, rngs: nnx.Rngs) -> Block | ScanBlock:
-        kind = self.kind(index)
+        kind = self.layer_kind(index)
         settings: dict[str, Any] = {
             "hidden": self.hidden(stream.width),
             "depth": self.depth,
