@@ -170,8 +170,12 @@ class Layered:
     """
 
     uniform: ClassVar[bool] = False
-    """Whether all layers are built alike if the first and the last are: a promise that saves
-    building each to see which may share a scan."""
+    """Whether all layers of a kind are built alike if the first and the last are: a promise that
+    saves building each to see which may share a scan."""
+
+    def layer_kind(self, index: int) -> str:
+        """What kind of layer stands at `index`, where a node has several."""
+        return ""
 
 
 class StackSpec(EncoderSpec, Layered):
@@ -183,7 +187,7 @@ class StackSpec(EncoderSpec, Layered):
     """
 
     hooks: ClassVar[frozenset[str]] = frozenset()
-    """Which hooks of `fusekit.layered.Edit` the layers obey."""
+    """Which hooks of `fusekit.layered.Edit` the layers obey, or some of them do."""
 
     remat_names: ClassVar[tuple[str, ...]] = ()
     """What its layers name by `jax.ad_checkpoint.checkpoint_name`: of it `remat` keeps some."""
@@ -194,6 +198,10 @@ class StackSpec(EncoderSpec, Layered):
 
     def layers(self) -> int:
         raise NotImplementedError
+
+    def layer_hooks(self, index: int) -> frozenset[str]:
+        """Which of `hooks` layer `index` obeys."""
+        return self.hooks
 
     def infer_start(self, inputs: Signatures) -> Signature:
         raise NotImplementedError

@@ -90,7 +90,28 @@ def _column(
             found=str(one),
             expected=f"layers, such as {one.stack}@0..",
         )
-    return layers
+    return _unhooked(spec, one, stack.spec, layers) or layers
+
+
+def _unhooked(
+    spec: OperatorSpec, one: Place, stack: StackSpec, layers: Sequence[int]
+) -> Problem | None:
+    """What is wrong with a place of which some layers lack a hook that others have."""
+    without = {k: spec.needs - stack.layer_hooks(k) for k in layers if k != INPUT}
+    faults = {k: missing for k, missing in without.items() if missing}
+    if not faults:
+        return None
+    first, missing = next(iter(faults.items()))
+    fit = [k for k in range(stack.layers()) if spec.needs <= stack.layer_hooks(k)]
+    return Problem(
+        (),
+        f"{spec.type} needs the hook {', '.join(sorted(missing))}, which layer {first} of "
+        f"{one.stack} ({stack.layer_kind(first)}) does not have",
+        found=f"{one} ({', '.join(sorted(stack.layer_hooks(first)))})",
+        expected=f"layers that have it: {one.stack}@{'+'.join(map(str, fit))}"
+        if fit
+        else "a stack with layers that have it",
+    )
 
 
 def layers_there(stack: str, count: int, error: PointError | None = None) -> str:

@@ -229,8 +229,9 @@ def _units_of(
             found[UnitId(name)] = Template.of(lambda rngs: spec.build(inputs, rngs=rngs))
         read = [k for k in range(spec.layers()) if ("layer", name, k) in graph.inputs_of]
         first = root(graph.nodes, node).name
-        kinds = {k: gone[first, k] for k in read if gone[first, k]}
-        _layers(found, node, read, _stack_layer(graph, node, kinds), kinds)
+        less = {k: gone[first, k] for k in read if gone[first, k]}
+        kinds = {k: (spec.layer_kind(k), less.get(k)) for k in read}
+        _layers(found, node, read, _stack_layer(graph, node, less), kinds)
         end = graph.inputs_of.get(("end", name, 0))
         if end is not None:
             template = _template(lambda rngs: spec.build_end(end["stream"], rngs=rngs))

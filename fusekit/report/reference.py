@@ -102,7 +102,10 @@ def _schema(spec: type[Component]) -> dict[str, Any]:
 def _words(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
     if "$ref" in schema:
         inner = definitions.get(schema["$ref"].rpartition("/")[2], {})
-        return _words(inner, definitions) if "enum" in inner else "a component"
+        if "enum" in inner:
+            return _words(inner, definitions)
+        named = inner.get("properties", {"type": {}})
+        return "a component" if "type" in named else f"settings: `{'`, `'.join(named)}`"
     if schema.get("title") == "Reference":
         return "reference"
     if schema.get("title") == "Place":

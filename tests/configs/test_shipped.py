@@ -25,7 +25,14 @@ def test_it_is_possible(path):
         assert fusekit.load(path).losses
 
 
-@pytest.mark.parametrize("name", ["examples/mfeat.yaml", "examples/missing.yaml"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "examples/mfeat.yaml",
+        "examples/missing.yaml",
+        pytest.param("examples/align_mamba.yaml", marks=pytest.mark.slow),
+    ],
+)
 def test_it_trains_and_evaluates(name):
     path = Path(__file__).parents[2] / "configs" / name
     experiment = fusekit.load(path, ["train.steps=2", "train.batch=20"])

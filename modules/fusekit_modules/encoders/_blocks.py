@@ -1,6 +1,6 @@
 """What all encoders made of transformer blocks share: fields, layers, and the final norm."""
 
-from typing import ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from flax import nnx
 from pydantic import Field
@@ -13,16 +13,21 @@ from fusekit.stream import Signature, Stream
 from fusekit_modules.layers.activation import ActivationName
 from fusekit_modules.layers.attend import Attend, check_attend
 from fusekit_modules.layers.block import Block
+from fusekit_modules.layers.check_scan import check_scan, check_scanned
 from fusekit_modules.layers.dropout import Kept
 from fusekit_modules.layers.entry import PositionsName
 from fusekit_modules.layers.norm import NormName, norm
+from fusekit_modules.layers.scan import ScanSettings
+from fusekit_modules.layers.scan_block import REFUSED, SCANS, ScanBlock, ScanName
+
+Mixer = Literal["attention"] | ScanName
 
 
 class BlocksSpec(StackSpec):
     """Root of the transformer encoders. Subclasses give `infer_start` and `build`."""
 
     hooks: ClassVar[frozenset[str]] = frozenset(HOOKS)
-    remat_names: ClassVar[tuple[str, ...]] = ("attention", "mlp", "projections")
+    remat_names: ClassVar[tuple[str, ...]] = ("attention", "mlp", "projections", "scan")
     uniform: ClassVar[bool] = True
 
     depth: Depth = Field(4, description="layers")
@@ -41,9 +46,26 @@ class BlocksSpec(StackSpec):
     )
     causal: bool = Field(False, description="tokens read only what stands before them")
     attend: Attend | None = Field(None, description="what tokens see; default all")
+    mixer: Mixer | Annotated[tuple[Mixer, ...], Field(min_length=1)] = Field(
+        "attention", description="what mixes tokens: of all layers, or of each in turn, repeated"
+    )
+    scan: ScanSettings = Field(
+        default_factory=ScanSettings, description="of layers that scan, such as ssd"
+    )
 
     def layers(self) -> int:
         return self.depth
+
+    @property
+    def mixers(self) -> tuple[Mixer, ...]:
+        """What mixes tokens, of each layer in turn."""
+        return self.mixer if isinstance(self.mixer, tuple) else (self.mixer,)
+
+    def layer_kind(self, index: int) -> Mixer:
+        return self.mixers[index % len(self.mixers)]
+
+    def layer_hooks(self, index: int) -> frozenset[str]:
+        return self.hooks - REFUSED if self.layer_kind(index) in SCANS else self.hooks
 
     def added(self, inputs: Signature) -> PositionsName:
         """The positions to add, with `auto` decided."""
@@ -53,7 +75,8 @@ class BlocksSpec(StackSpec):
         return "learned" if raw else "keep"
 
     def checked(self, start: Signature) -> Signature:
-        """The signature, if the heads divide its width. Raises `WiringError`."""
+        """The signature, if the heads divide its width and the mixers are used as they can be.
+        Raises `WiringError`."""
         if start.width % self.heads:
             raise WiringError(
                 "the heads do not divide the width",
@@ -61,14 +84,32 @@ class BlocksSpec(StackSpec):
                 expected=f"a divisor of {start.width}",
                 field=("heads",),
             )
+        if len(self.mixers) > self.depth:
+            raise WiringError(
+                "there are more mixers than layers",
+                found=f"{len(self.mixers)} mixers, {self.depth} layers",
+                expected="one for each layer, or fewer, which repeat",
+                field=("mixer",),
+            )
+        check_scan(
+            self.scan,
+            self.mixers,
+            start,
+            heads=self.heads,
+            rotary=self.positions == "rotary",
+            readouts=self.readout,
+        )
         return start
 
     def infer_layer(self, index: int, stream: Signature) -> Signature:
-        """The stream as it is. Raises `WiringError` for an `attend` that does not fit its labels,
-        and for several items of which nothing is said."""
+        """The stream as it is. Raises `WiringError` for an `attend` that does not fit its labels
+        or that a layer cannot obey, and for several items of which nothing is said."""
         if self.attend is not None and self.causal:
             message = "`causal` and `attend` both say what tokens see"
             raise WiringError(message, expected="one of them", field=("causal",))
+        if self.layer_kind(index) in SCANS:
+            check_scanned(self.scan, self.attend, stream)
+            return stream
         items = [span.label for span in stream.spans if span.items > 1]
         if items and self.attend is None:
             raise WiringError(
@@ -81,32 +122,36 @@ class BlocksSpec(StackSpec):
         return stream
 
     def projections(self, index: int, stream: Signature) -> dict[str, tuple[int, int]]:
-        width, hidden = stream.width, self.hidden(stream.width)
-        attention = dict.fromkeys(("query", "key", "value", "out"), (width, width))
-        found = {f"attention.{name}": sizes for name, sizes in attention.items()}
+        width, hidden, kind = stream.width, self.hidden(stream.width), self.layer_kind(index)
+        if kind in SCANS:
+            own = SCANS[kind].projections(width, self.heads, self.scan)
+        else:
+            own = dict.fromkeys(("query", "key", "value", "out"), (width, width))
+        found = {f"{kind}.{name}": sizes for name, sizes in own.items()}
         return {**found, "mlp.up": (width, hidden), "mlp.down": (hidden, width)}
 
     def hidden(self, width: int) -> int:
         """Width inside the feed-forward."""
         return max(round(width * self.mlp_ratio), 1)
 
-    def build_layer(self, index: int, stream: Signature, *, rngs: nnx.Rngs) -> Block:
-        return Block(
-            stream.width,
-            self.heads,
-            hidden=self.hidden(stream.width),
-            depth=self.depth,
-            norm_name=self.norm,
-            activation=self.activation,
-            dropout=self.dropout,
-            drop_path=self.drop_path,
-            kept=self.drop_path_kept,
-            causal=self.causal,
-            readouts=self.readout,
-            attend=self.attend,
-            rotary=self.positions == "rotary",
-            rngs=rngs,
-        )
+    def build_layer(self, index: int, stream: Signature, *, rngs: nnx.Rngs) -> Block | ScanBlock:
+        kind = self.layer_kind(index)
+        settings: dict[str, Any] = {
+            "hidden": self.hidden(stream.width),
+            "depth": self.depth,
+            "norm_name": self.norm,
+            "activation": self.activation,
+            "dropout": self.dropout,
+            "drop_path": self.drop_path,
+            "kept": self.drop_path_kept,
+            "causal": self.causal,
+            "readouts": self.readout,
+            "rngs": rngs,
+        }
+        if kind != "attention":
+            return ScanBlock(kind, stream.width, self.heads, scan=self.scan, **settings)
+        rotary = self.positions == "rotary"
+        return Block(stream.width, self.heads, attend=self.attend, rotary=rotary, **settings)
 
     def build_end(self, stream: Signature, *, rngs: nnx.Rngs) -> nnx.Module:
         return End(self.norm, stream.width, rngs=rngs)

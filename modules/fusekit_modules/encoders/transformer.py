@@ -18,7 +18,8 @@ class TransformerSpec(BlocksSpec):
     Vaswani et al. 2017; pre-norm as in Xiong et al. 2020. Codes are embedded; features of another
     width are projected. The spans of what comes in are kept, and readout tokens stand before
     them. With `causal`, readout tokens read all tokens and no other token reads them. `attend`
-    says it over labels and positions.
+    says it over labels and positions. With `mixer: ssd` layers scan over time in place of
+    attention (Mamba-2, Dao and Gu 2024), both ways unless `causal`; a list of mixers repeats.
     """
 
     type: Literal["transformer"] = "transformer"
@@ -31,6 +32,8 @@ class TransformerSpec(BlocksSpec):
             {**small, "readout": 1},
             {**small, "positions": "rotary", "causal": True, "norm": "rms", "readout": 1},
             {**small, "positions": "sinusoidal", "dropout": 0.1, "attend": ["causal", "item"]},
+            {**small, "mixer": "ssd", "scan": {"states": 3, "groups": 2}},
+            {**small, "mixer": ["ssd", "attention"], "causal": True, "readout": 1},
         ]
 
     def infer_start(self, inputs: Signatures) -> Signature:

@@ -29,7 +29,11 @@ class VitSpec(BlocksSpec):
     @classmethod
     def examples(cls) -> list[dict[str, Any]]:
         small = {"depth": 2, "width": 8, "heads": 2, "patch": (2, 2)}
-        return [small, {**small, "readout": 1, "positions": "sinusoidal", "drop_path": 0.2}]
+        return [
+            small,
+            {**small, "readout": 1, "positions": "sinusoidal", "drop_path": 0.2},
+            {**small, "mixer": "ssd", "scan": {"states": 3}, "readout": 1},
+        ]
 
     def infer_start(self, inputs: Signatures) -> Signature:
         return self.checked(infer_patches(only(inputs), self.patch, self.width, self.readout))

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from fusekit.errors import FusekitError
 from fusekit.layered import Branch, Edits, KeyValue, LowRank, MaskRule, NormDelta
 from fusekit.stream import Stream
+from fusekit_modules.layers.projections import AXES
 
 NORMS = ("attention_norm", "mlp_norm")
 SUBLAYERS = ("attention", "mlp", "norm", *NORMS)
-PROJECTIONS = tuple(f"attention.{n}" for n in ("query", "key", "value", "out"))
-PROJECTIONS += ("mlp.up", "mlp.down")
+PROJECTIONS = tuple(AXES)
 
 Labels = tuple[str, ...] | None
 """Labels of tokens; `None` stands for all tokens."""

@@ -15,8 +15,11 @@ AXES = {
     "attention.out": ("heads", "embed"),
     "mlp.up": ("embed", "mlp"),
     "mlp.down": ("mlp", "embed"),
+    **{f"ssd.{name}": ("embed", "heads") for name in ("x", "z", "dt")},
+    **{f"ssd.{name}": ("embed", None) for name in ("b", "c")},
+    "ssd.out": ("heads", "embed"),
 }
-"""Logical axes (in, out) of the projections of transformer blocks, heads and their size as one."""
+"""Logical axes (in, out) of the projections of blocks, heads and their size as one."""
 
 
 def role_of(name: str) -> str:
