@@ -130,24 +130,26 @@ def gated(
     return jnp.einsum("...eh,ehd,...e->...d", hidden, down, gate)
 
 
-def dense(x: Float[Array, "n d"], expert: Int[Array, "m"], up: Array, down: Array) -> Array:
-    """Each row through its experts, m / n of them, by computing all; zeros where there is none
-    such."""
-    rows = jnp.repeat(x, len(expert) // len(x), axis=0)
-    return gated(rows, jax.nn.one_hot(expert, len(up), dtype=x.dtype), up, down)
+def dense(
+    x: Float[Array, "n d"], expert: Int[Array, "n k"], up: Array, down: Array
+) -> Float[Array, "n k d"]:
+    """Each row through its experts, by computing all; zeros where there is none such."""
+    hidden = jax.nn.gelu(jnp.einsum("nd,edh->neh", x, up), approximate=False)
+    gate = jax.nn.one_hot(expert, len(up), dtype=x.dtype)
+    return jnp.einsum("neh,ehd,nke->nkd", hidden, down, gate)
 
 
 def ragged(
     x: Float[Array, "n d"],
-    expert: Int[Array, "m"],
+    expert: Int[Array, "n k"],
     up: Array,
     down: Array,
     *,
     how: Mapping[str, Any] = CPU,
-) -> Float[Array, "m d"]:
-    """Each row through its experts, m / n of them, sorted by expert; zeros where there is none
-    such."""
-    found = Sorted.by(expert, len(up))
-    hidden = grouped_product(found.spread(x), found.sizes, up, **how)
+) -> Float[Array, "n k d"]:
+    """Each row through its experts, sorted by expert; zeros where there is none such."""
+    found = Sorted.by(expert.reshape(-1), len(up))
+    hidden = grouped_product(found.spread(x, expert.shape[1]), found.sizes, up, **how)
     hidden = jax.nn.gelu(hidden, approximate=False)
-    return found.back(grouped_product(hidden, found.sizes, down, **how))
+    out = found.back(grouped_product(hidden, found.sizes, down, **how))
+    return out.reshape(*expert.shape, x.shape[1])

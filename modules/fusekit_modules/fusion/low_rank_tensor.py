@@ -15,8 +15,8 @@ from fusekit.parameter import parameter
 from fusekit.stream import Stream
 from fusekit_modules.fusion._present import emit, read
 from fusekit_modules.fusion._vectors import WidthFusionSpec
-from fusekit_modules.ops.asked import asked_of
-from fusekit_modules.ops.low_rank import Factor, low_rank
+from fusekit_modules.ops.low_rank import Factor, able, given_of, low_rank
+from fusekit_modules.ops.rule import chosen, target_of
 
 
 @register
@@ -66,15 +66,21 @@ class LowRankTensor(nnx.Module):
         values, _ = read(streams)
         dtype = values[0].dtype
         factors = (parameters[...].astype(dtype) for parameters in self.factors)
-        backend, target = asked_of(context, "the low-rank product")
-        fused = low_rank(
+        given = (
             values,
             [Factor(factor[:, 0], factor[:, 1:]) for factor in factors],
             self.mix[...].astype(dtype),
             self.bias[...].astype(dtype),
-            target=target,
-            backend=backend,
-            backward="reference" if backend == "reference" else "xla",
-            layout=context.layout,
         )
+        target = target_of(context)
+        choice = chosen(
+            context,
+            "low-rank product",
+            able(given_of(*given), target),
+            doubts=dict.fromkeys(("gpu", "tpu"), lambda: "it was not measured"),
+            shapes=values,
+        )
+        backward = "reference" if choice.backend == "reference" else "xla"
+        more: Any = {"target": target, "layout": context.layout, "backward": backward}
+        fused = low_rank(*given, **more, backend=choice.backend)
         return emit(fused, streams.values())

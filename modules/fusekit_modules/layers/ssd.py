@@ -19,6 +19,7 @@ from fusekit_modules.layers.norm import wide
 from fusekit_modules.layers.projections import Sizes
 from fusekit_modules.layers.scan import ScanSettings
 from fusekit_modules.layers.short_conv import ShortConv, runs_of
+from fusekit_modules.ops.rule import able, chosen
 from fusekit_modules.ops.ssd import ssd
 
 SLOWEST, FASTEST = 1e-3, 1e-1
@@ -133,7 +134,8 @@ class SSD(nnx.Module):
             checkpoint_name(project(values, weights.get(name, ())), "projections")
             for name, project in every.items()
         )
-        backend = "reference" if context.kernel == "reference" else "auto"
+        forms = {"xla": able, "reference": able}
+        backend = chosen(context, "state space", forms, shapes=[x]).backend
         spans = [span.size for span in stream.spans]
         reset = None if marks is None else marks.begins(stream.batch)
         more: dict[str, Any] = {"reset": reset, "valid": valid, "backend": backend}

@@ -69,6 +69,12 @@ def low_rank(
     return _fused(plan(given, target, backend=backend, backward=backward, layout=layout), given)
 
 
+def able(given: Given, target: Target) -> dict[str, Callable[[], Reason]]:
+    """The backends of the forward pass, best first, each with what says why it cannot; arrays may
+    be shapes alone."""
+    return {name: partial(module.unsupported, target, given) for name, module in _FORWARD.items()}
+
+
 def plan(
     given: Given,
     target: Target,
