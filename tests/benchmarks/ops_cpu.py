@@ -113,7 +113,7 @@ def main() -> int:
     before, figures = load(), {}
     script = Path(theirs.__file__)
     taken = subprocess.run(
-        [sys.executable, str(script)], stdout=subprocess.PIPE, text=True, check=True
+        [sys.executable, str(script), *chosen.only], stdout=subprocess.PIPE, text=True, check=True
     )
     memory = json.loads(taken.stdout)
     for name in chosen.only:

@@ -1,6 +1,6 @@
 """What one would write of our operations in PyTorch, and how much memory that takes.
 
-    python tests/benchmarks/ops_cpu_torch.py
+    python tests/benchmarks/ops_cpu_torch.py [OPERATION ...]
 
 Prints, as JSON, mebibytes by operation and direction: how far the resident memory of a process of
 its own rises, from the inputs on, while it runs once. Knows nothing of JAX.
@@ -159,7 +159,8 @@ def risen(name: str, call: Callable[..., Any]) -> float:
 
 
 def main() -> int:
-    found = {name: {call.__name__: risen(name, call) for call in (forward, both)} for name in TASKS}
+    names = sys.argv[1:] or list(TASKS)
+    found = {n: {call.__name__: risen(n, call) for call in (forward, both)} for n in names}
     print(json.dumps(found))
     return 0
 

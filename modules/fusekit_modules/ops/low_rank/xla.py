@@ -56,10 +56,10 @@ def backward(given: Given, grad: Float[Array, "b out"], *, numbers: int = NUMBER
     """As `reference.backward`."""
     wide, narrow = given.wide, given.vectors[0].dtype
     dot = partial(lax.dot_general, preferred_element_type=wide)
-    steep = grad.astype(wide)
 
     def add(sums: list[Array], part: Any) -> tuple[list[Array], Any]:
         factors, mix = part
+        steep = grad.astype(wide)  # in each step: else it is held for all of them
         others, product = _others(_maps(given, factors))
         mixed = mix.astype(wide) * steep
         slopes = [mixed if other is None else mixed * other for other in others]
@@ -80,7 +80,7 @@ def backward(given: Given, grad: Float[Array, "b out"], *, numbers: int = NUMBER
     first = [jnp.zeros(vector.shape, wide) for vector in given.vectors]
     parts = given.factors, given.mix
     by_vectors, (by_factors, by_mix) = lax.scan(add, first, parts, unroll=together(given, numbers))
-    found = Given(tuple(by_vectors), by_factors, by_mix, jnp.sum(steep, axis=0))
+    found = Given(tuple(by_vectors), by_factors, by_mix, jnp.sum(grad.astype(wide), axis=0))
     return found.in_dtype(given)
 
 
