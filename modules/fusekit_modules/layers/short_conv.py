@@ -11,6 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from fusekit.parameter import Axes, parameter
+from fusekit_modules.layers.norm import wide
 
 
 def runs_of(spans: Sequence[int], reset: Bool[Array, "b t"] | None) -> Int[Array, "*b t"] | None:
@@ -48,7 +49,9 @@ class ShortConv(nnx.Module):
     def __call__(
         self, x: Float[Array, "b t *c"], runs: Int[Array, "*b t"] | None = None
     ) -> Float[Array, "b t *c"]:
-        """Tokens of another run are read as zeros, as are those before the first."""
+        """Tokens of another run are read as zeros, as are those before the first. Sums are taken
+        in float32 at least."""
+        kind, x = x.dtype, wide(x)
         kernel = self.kernel[...].astype(x.dtype)
         last, time = kernel.shape[0] - 1, x.shape[1]
         y = x * kernel[last]
@@ -58,7 +61,7 @@ class ShortConv(nnx.Module):
                 same = runs == _later(runs, lag)
                 past = jnp.where(same.reshape(*same.shape, *(1,) * (x.ndim - 2)), past, 0)
             y = y + past * kernel[last - lag]
-        return jax.nn.silu(y + self.bias[...].astype(x.dtype))
+        return jax.nn.silu(y + self.bias[...].astype(x.dtype)).astype(kind)
 
 
 def _later(x: Array, lag: int) -> Array:

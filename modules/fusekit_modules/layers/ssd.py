@@ -71,7 +71,7 @@ class Direction(nnx.Module):
         decay = -jnp.exp(self.a_log[...].astype(step.dtype)) * step
         given = (wide(x) * step[..., None]).astype(x.dtype)
         y, _ = ssd(given, decay, b, c, reset=reset, valid=valid, backend=backend)
-        return y + x * self.d[...].astype(x.dtype)[:, None]
+        return wide(y) + wide(x) * self.d[...].astype(step.dtype)[:, None]
 
 
 class SSD(nnx.Module):
@@ -146,7 +146,7 @@ class SSD(nnx.Module):
             more |= {"reset": reset, "valid": None if valid is None else jnp.flip(valid, 1)}
             found = self.backward(x, b, c, dt, runs=runs_of(spans[::-1], reset), **more)
             y = y + jnp.flip(found, 1)
-        y = self._normal(checkpoint_name(y, "scan"), z)
+        y = self._normal(checkpoint_name(y.astype(z.dtype), "scan"), z)
         return self.out(y, weights.get("out", ()))
 
     def _normal(
