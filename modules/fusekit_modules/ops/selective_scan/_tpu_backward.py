@@ -1,8 +1,7 @@
 """The backward kernel for TPUs: chunks from the last to the first, each in two passes.
 
 The first pass makes the states of a chunk again, into the chip's memory; the second goes back over
-its tokens. Sums over sizes of the state are sums over sublanes, those over channels sums over
-lanes, in the cross-lane unit.
+its tokens. Gradients of the state and of `a` are carried in the blocks that they are written to.
 """
 
 from typing import Any
@@ -52,17 +51,16 @@ def kernel(step: int, given: Any, kept: Any, grads: Any, outs: Any, *scratch: An
 
     def again(number: Any, now: Any) -> Any:
         now, first = list(now), pl.multiple_of(number * step, step)
-        for token in range(step):
-            if token % each == 0:
-                into = spread(given.into.at[0], number * (step // each) + token // each, size)
-            b = into[token % each]
-            for at, lanes in enumerate(columns(wide)):
-                exponent = row(exponents, at, first + token)
-                more = row(inputs, at, first + token)
-                for n, q in enumerate(groups(size)):
-                    i = n * len(columns(wide)) + at
-                    now[i] = jnp.exp2(exponent * given.a[q, lanes]) * now[i] + more * b[n]
-                    states[place(first + token + 1, i)] = now[i]
+        for line in range(step // each):
+            spot = number * (step // each) + line
+            for t, b in enumerate(spread(given.into.at[0], spot, size)):
+                token = first + line * each + t
+                for at, lanes in enumerate(columns(wide)):
+                    exponent, more = row(exponents, at, token), row(inputs, at, token)
+                    for n, q in enumerate(groups(size)):
+                        i = n * len(columns(wide)) + at
+                        now[i] = jnp.exp2(exponent * given.a[q, lanes]) * now[i] + more * b[n]
+                        states[place(token + 1, i)] = now[i]
         return tuple(now)
 
     start = tuple(kept[0, 0, *spot] for spot in every)
@@ -74,45 +72,44 @@ def kernel(step: int, given: Any, kept: Any, grads: Any, outs: Any, *scratch: An
         d_states, d_decays = map(list, carry)
         first = pl.multiple_of(CHUNK - (number + 1) * step, step)
         sums = [(Sums(), Sums()) for _ in columns(wide)]
-        for token in reversed(range(step)):
-            line = (CHUNK // step - 1 - number) * (step // each) + token // each
-            if token % each == each - 1:
-                into, out = (spread(ref.at[0], line, size) for ref in (given.into, given.out))
-                by_b: list[Any] = [[None] * len(groups(size)) for _ in range(each)]
-                by_c: list[Any] = [[None] * len(groups(size)) for _ in range(each)]
-            t = token % each
-            b, c = into[t], out[t]
-            for at, lanes in enumerate(columns(wide)):
-                exponent = row(exponents, at, first + token)
-                more, slope = (row(ref, at, first + token) for ref in (inputs, slopes))
-                of_input = of_exponent = None
-                for n, q in enumerate(groups(size)):
-                    i = n * len(columns(wide)) + at
-                    a = given.a[q, lanes]
-                    d = d_states[i] + c[n] * slope
-                    by_c[t][n] = plus(by_c[t][n], states[place(first + token + 1, i)] * slope)
-                    by_b[t][n] = plus(by_b[t][n], d * more)
-                    of_input = plus(of_input, d * b[n])
-                    d_states[i] = d * jnp.exp2(exponent * a)
-                    d_decay = d_states[i] * states[place(first + token, i)]
-                    d_decays[i] = d_decays[i] + d_decay * exponent
-                    of_exponent = plus(of_exponent, d_decay * a)
-                sums[at][0].add(of_input, later=False)
-                sums[at][1].add(of_exponent, later=False)
-                if token % SUBLANES == 0:
-                    tile = pl.ds(first + token, SUBLANES)
-                    by_input[tile, lanes] = sums[at][0].take()
-                    by_exponent[tile, lanes] = sums[at][1].take()
-            if t == 0:
-                outs.into[0, 0, pl.ds(line, 1)] = gather(by_b)
-                outs.out[0, 0, pl.ds(line, 1)] = gather(by_c)
+        for line in reversed(range(step // each)):
+            spot = (CHUNK // step - 1 - number) * (step // each) + line
+            into, out = (spread(ref.at[0], spot, size) for ref in (given.into, given.out))
+            by_b: Any
+            by_c: Any
+            by_b, by_c = ([[None] * len(groups(size)) for _ in into] for _ in "bc")
+            for t in reversed(range(each)):
+                token = first + line * each + t
+                for at, lanes in enumerate(columns(wide)):
+                    exponent = row(exponents, at, token)
+                    more, slope = row(inputs, at, token), row(slopes, at, token)
+                    of_input: Any = None
+                    of_exponent: Any = None
+                    for n, q in enumerate(groups(size)):
+                        i, a = n * len(columns(wide)) + at, given.a[q, lanes]
+                        d = d_states[i] + out[t][n] * slope
+                        by_c[t][n] = plus(by_c[t][n], states[place(token + 1, i)] * slope)
+                        by_b[t][n] = plus(by_b[t][n], d * more)
+                        of_input = plus(of_input, d * into[t][n])
+                        d_states[i] = d * jnp.exp2(exponent * a)
+                        d_decay = d_states[i] * states[place(token, i)]
+                        d_decays[i] = d_decays[i] + d_decay * exponent
+                        of_exponent = plus(of_exponent, d_decay * a)
+                    sums[at][0].add(of_input, later=False)
+                    sums[at][1].add(of_exponent, later=False)
+                    if (line * each + t) % SUBLANES == 0:
+                        tile = pl.ds(token, SUBLANES)
+                        by_input[tile, lanes] = sums[at][0].take()
+                        by_exponent[tile, lanes] = sums[at][1].take()
+            outs.into[0, 0, pl.ds(spot, 1)] = gather(by_b)
+            outs.out[0, 0, pl.ds(spot, 1)] = gather(by_c)
         return tuple(d_states), tuple(d_decays)
 
-    start = tuple(tuple(ref[spot] for spot in every) for ref in (d_state, d_a))
-    d_states, d_decays = lax.fori_loop(0, CHUNK // step, back, start)
+    carries = tuple(tuple(ref[spot] for spot in every) for ref in (d_state, d_a))
+    d_states, d_decays = lax.fori_loop(0, CHUNK // step, back, carries)
     for spot, d, decay in zip(every, d_states, d_decays, strict=True):
         d_state[spot], d_a[spot] = d, decay
-    for at, lanes in enumerate(columns(wide)):
+    for lanes in columns(wide):
         x, delta = given.x[0, :, lanes], given.delta[0, :, lanes]
         d_input = by_input[:, lanes]
         d_delta = d_input * there(rows, x) + LOG2 * by_exponent[:, lanes]

@@ -43,24 +43,22 @@ def kernel(step: int, given: Any, outs: Any, *scratch: Any) -> None:
     def turn(number: Any, states: Any) -> Any:
         states, first = list(states), pl.multiple_of(number * step, step)
         found = [Sums() for _ in columns(wide)]
-        for token in range(step):
-            if token % each == 0:
-                place = number * (step // each) + token // each
-                into, out = (spread(ref.at[0], place, size) for ref in (given.into, given.out))
-            b, c = into[token % each], out[token % each]
-            for at, lanes in enumerate(columns(wide)):
-                exponent = row(exponents, at, first + token)
-                more = row(inputs, at, first + token)
-                total = None
-                for n, own in enumerate(groups(size)):
-                    i = n * len(columns(wide)) + at
-                    decay = jnp.exp2(exponent * given.a[own, lanes])
-                    states[i] = decay * states[i] + more * b[n]
-                    total = plus(total, states[i] * c[n])
-                found[at].add(total, later=True)
-                if token % SUBLANES == SUBLANES - 1:
-                    place = pl.ds(first + token + 1 - SUBLANES, SUBLANES)
-                    sums[place, lanes] = found[at].take()
+        for line in range(step // each):
+            spot = number * (step // each) + line
+            both = (spread(ref.at[0], spot, size) for ref in (given.into, given.out))
+            for t, (b, c) in enumerate(zip(*both, strict=True)):
+                token = first + line * each + t
+                for at, lanes in enumerate(columns(wide)):
+                    exponent, more = row(exponents, at, token), row(inputs, at, token)
+                    total: Any = None
+                    for n, own in enumerate(groups(size)):
+                        i = n * len(columns(wide)) + at
+                        decay = jnp.exp2(exponent * given.a[own, lanes])
+                        states[i] = decay * states[i] + more * b[n]
+                        total = plus(total, states[i] * c[n])
+                    found[at].add(total, later=True)
+                    if (line * each + t) % SUBLANES == SUBLANES - 1:
+                        sums[pl.ds(token + 1 - SUBLANES, SUBLANES), lanes] = found[at].take()
         return tuple(states)
 
     states = lax.fori_loop(0, CHUNK // step, turn, tuple(state[spot] for spot in every))

@@ -43,9 +43,9 @@ TESTED = (
 INTERPRETED = (
     Case("short", 1, 40, 128, 8, (7, 8)),
     Case("ragged", 2, 150, 130, 5, (0, 127, 128, 140)),
-    Case("two groups of channels", 1, 256, 1024, 16, (128,)),
+    Case("two groups", 1, 256, 256, 16, (128,)),
 )
-"""For kernels: lanes and sublanes that are whole, or not, and channels of more than one program."""
+"""For kernels: channels and sizes that fill registers, or do not, and states of two registers."""
 
 TIMED = (
     Case("Mamba-130M", 8, 2048, 1536, 16),

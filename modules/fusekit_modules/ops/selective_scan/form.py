@@ -46,7 +46,7 @@ def given_of(
     """
     if x.ndim != 3 or a.ndim != 2:
         raise FusekitError(
-            f"a selective scan is of x [b, t, d] and a [d, n]; they have shapes {x.shape}, {a.shape}"
+            f"a selective scan is of x [b, t, d] and a [d, n], not of {x.shape} and {a.shape}"
         )
     (batch, time, channels), size = x.shape, a.shape[1]
     tokens = (batch, time)

@@ -25,7 +25,7 @@ _KERNELS = ("tpu",)
 
 @dataclass(frozen=True)
 class Run:
-    """The backends of the two passes, how a mesh cuts kernels, and whether these are interpreted."""
+    """Backends of the two passes, how a mesh cuts kernels, and whether these are interpreted."""
 
     forward: Choice
     backward: Choice
@@ -74,7 +74,8 @@ def selective_scan(
     """
     given = given_of(x, delta, a, into, out, reset=reset, valid=valid, state=state)
     run = plan(given, target=target, layout=layout, backend=backend, backward=backward)
-    y, last = _scan(run, given)
+    found: Any = _scan(run, given)
+    y, last = found
     return y, jnp.swapaxes(last, 1, 2)
 
 
@@ -110,7 +111,9 @@ def _scan(run: Run, given: Given) -> tuple[Array, Array]:
 
 def _forward(run: Run, given: Given, *, keep: bool) -> Results:
     call = _call(run, run.forward, "forward", keep=keep)
-    return call(given) if not _cut(run, run.forward) else run.shards.forward(call, given)
+    if run.shards is None or run.forward.backend not in _KERNELS:
+        return call(given)
+    return run.shards.forward(call, given)
 
 
 def _keep(run: Run, given: Given) -> tuple[tuple[Array, Array], Any]:
@@ -118,21 +121,17 @@ def _keep(run: Run, given: Given) -> tuple[tuple[Array, Array], Any]:
     return (found.y, found.state), (given, found.kept)
 
 
-def _back(run: Run, kept: Any, grads: tuple[Array, Array]) -> tuple[Given]:
+def _back(run: Run, kept: tuple[Given, Array], grads: tuple[Array, Array]) -> tuple[Given]:
     call = _call(run, run.backward, "backward")
-    if _cut(run, run.backward):
-        return (run.shards.backward(call, *kept, grads),)
-    return (call(*kept, grads),)
+    if run.shards is None or run.backward.backend not in _KERNELS:
+        return (call(*kept, grads),)
+    return (run.shards.backward(call, *kept, grads),)
 
 
 def _call(run: Run, choice: Choice, name: str, **options: Any) -> Callable[..., Any]:
     if choice.backend in _KERNELS:
         options["interpret"] = run.interpret
     return partial(getattr(_BACKENDS[choice.backend], name), **options)
-
-
-def _cut(run: Run, choice: Choice) -> bool:
-    return run.shards is not None and choice.backend in _KERNELS
 
 
 _scan.defvjp(_keep, _back)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from fusekit_modules.ops.dispatch import Reason
-from fusekit_modules.ops.selective_scan.form import CHUNK, RESET, Given, Results, clean
+from fusekit_modules.ops.selective_scan.form import ABSENT, CHUNK, RESET, Given, Results, clean
 
 
 def unsupported(*_: Any) -> Reason:
@@ -15,7 +15,7 @@ def unsupported(*_: Any) -> Reason:
 
 
 def forward(given: Given, *, keep: bool = True) -> Results:
-    """One token after another (Gu and Dao 2023, equation 2, with their algorithm 2's steps)."""
+    """One token after another (Gu and Dao 2023, equation 2, with their algorithm 2's input)."""
     high = jnp.promote_types(given.x.dtype, jnp.float32)
     x, delta, into, out = (jnp.moveaxis(v.astype(high), 1, 0) for v in _tokens(clean(given)))
     a = given.a.astype(high)
@@ -32,6 +32,8 @@ def forward(given: Given, *, keep: bool = True) -> Results:
         one, given.state.astype(high), (x, delta, into, out, forgets.T)
     )
     y = jnp.moveaxis(y, 0, 1).astype(given.x.dtype)
+    if given.marks is not None:
+        y = jnp.where((given.marks != ABSENT)[..., None], y, 0)
     return Results(y, state, jnp.moveaxis(before[::CHUNK], 0, 1))
 
 

@@ -43,9 +43,8 @@ class Shards:
 
     def forward(self, call: Callable[[Given], Results], given: Given) -> Results:
         """`call(given)` of a backend, on every device."""
-        kept = P(self.batch, None, None, self.channels)
-        outs = Results(self._tokens, self._tokens, kept)  # type: ignore[arg-type]
-        return self._mapped(call, (self._specs(given),), outs)(given)
+        outs: Any = (self._tokens, self._tokens, P(self.batch, None, None, self.channels))
+        return self._mapped(call, (self._specs(given),), Results(*outs))(given)
 
     def backward(self, call: Callable[..., Given], given: Given, kept: Any, grads: Any) -> Given:
         """`call(given, kept, grads)` of a backend, on every device."""

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from fusekit.errors import FusekitError
-from fusekit_modules.ops.selective_scan.form import given_of
 from fusekit_modules.ops.selective_scan import reference
+from fusekit_modules.ops.selective_scan.form import given_of
 
 
 def selective_step(
@@ -26,8 +26,15 @@ def selective_step(
     """
     if x.ndim != 2:
         raise FusekitError(f"a step is of x [b, d], not of shape {x.shape}")
-    tokens = (None if v is None else v[:, None] for v in (x, delta, into, out, reset, valid))
-    x, delta, into, out, reset, valid = tokens
-    given = given_of(x, delta, a, into, out, reset=reset, valid=valid, state=state)
+    given = given_of(
+        x[:, None],
+        delta[:, None],
+        a,
+        into[:, None],
+        out[:, None],
+        reset=None if reset is None else reset[:, None],
+        valid=None if valid is None else valid[:, None],
+        state=state,
+    )
     found = reference.forward(given)
     return found.y[:, 0], jnp.swapaxes(found.state, 1, 2)

@@ -1,8 +1,7 @@
 """The selective scan for TPUs, in Pallas by way of Mosaic.
 
-Arrays of tokens stay as they are, in their own dtype; B and C are turned, so that tokens are on
-lanes and a token's B is a column. Chunks of an example's tokens follow each other; examples and
-groups of channels do not meet.
+Arrays of tokens stay as they are, in their own dtype. Chunks of an example's tokens follow each
+other; examples and groups of channels do not meet.
 """
 
 from collections.abc import Callable
@@ -54,14 +53,15 @@ def forward(given: Given, *, keep: bool = True, interpret: bool = False) -> Resu
     """As `reference.forward`."""
     grid = _Grid.of(given, interpret)
     full, specs = grid.filled(given), grid.specs()
-    kept = jax.ShapeDtypeStruct(grid.kept, jnp.float32) if keep else None
+    kept: Any = jax.ShapeDtypeStruct(grid.kept, jnp.float32) if keep else None
+    of_kept: Any = grid.of_kept() if keep else None
     found = grid.call(
         _tpu_forward.kernel,
         "forward",
         floors.forward(given),
         (full,),
         Results(full.x, full.state, kept),
-        ((specs,), Results(specs.x, specs.state, grid.of_kept() if keep else None)),
+        ((specs,), Results(specs.x, specs.state, of_kept)),
         [grid.rows(), grid.rows(), grid.tile()],
     )
     (_, time, channels), size = given.x.shape, given.a.shape[0]
@@ -79,7 +79,7 @@ def backward(
     """As `reference.backward`."""
     grid = _Grid.of(given, interpret, last_first=True)
     full, specs = grid.filled(given), grid.specs()
-    sums = jax.ShapeDtypeStruct((grid.parts, *full.into.shape), jnp.float32)
+    sums: Any = jax.ShapeDtypeStruct((grid.parts, *full.into.shape), jnp.float32)
     states = pltpu.VMEM(((CHUNK + 1) * grid.size * grid.wide // LANES, LANES), jnp.float32)
     found = grid.call(
         _tpu_backward.kernel,
@@ -99,6 +99,12 @@ def backward(
     floats = given._replace(marks=None)
     found = jax.tree.map(lambda d, v: d[tuple(map(slice, v.shape))].astype(v.dtype), found, floats)
     return clean(found._replace(marks=given.marks))._replace(marks=None)
+
+
+def programs(given: Given) -> int:
+    """Of how many programs each kernel is."""
+    grid = _Grid.of(given, False)
+    return grid.parts * grid.batch * grid.chunks
 
 
 @dataclass(frozen=True)
@@ -173,7 +179,8 @@ class _Grid:
         marks = self._spec((1, 1, CHUNK), lambda part, row, chunk: (row, 0, chunk))
         a = self._spec((self.size, self.wide), lambda part, row, chunk: (0, part))
         state = self._spec((1, self.size, self.wide), lambda part, row, chunk: (row, 0, part))
-        return Given(tokens, tokens, a, lines, lines, marks, state)  # type: ignore[arg-type]
+        specs: Any = (tokens, tokens, a, lines, lines, marks, state)
+        return Given(*specs)
 
     def of_kept(self) -> Any:
         block = (1, 1, self.size, self.wide)

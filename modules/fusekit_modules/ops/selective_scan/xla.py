@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from fusekit_modules.ops.dispatch import Reason
-from fusekit_modules.ops.selective_scan.form import CHUNK, RESET, Given, Results, clean
+from fusekit_modules.ops.selective_scan.form import ABSENT, CHUNK, RESET, Given, Results, clean
 
 UNROLL = 8
 """Tokens of one turn of a loop."""
@@ -105,7 +105,7 @@ def _scan(step: Any, carry: Any, tokens: Any, *, reverse: bool = False) -> Any:
 def _chunks(given: Given, grad: Array | None = None) -> _Tokens:
     """Tokens that are not there, and those that fill the last chunk, change nothing."""
     if given.marks is not None and grad is not None:
-        grad = jnp.where((given.marks > 0)[..., None], grad, 0)
+        grad = jnp.where((given.marks != ABSENT)[..., None], grad, 0)
     forgets = None if given.marks is None else given.marks == RESET
     given = clean(given)
     length = min(CHUNK, given.x.shape[1])
