@@ -89,7 +89,7 @@ def priced(how: str, given: Given, grads: Any, topology: Topology, *, both: bool
     """Estimated milliseconds and temporaries."""
     function, clock = call(how, both=both), CLOCK[topology.chip.name]
     outs = ordered(function, given, grads)
-    program = jax.jit(function, out_shardings=outs).lower(given, grads).compile()
+    program: Any = jax.jit(function, out_shardings=outs).lower(given, grads).compile()
     found: dict[str, Any] = {"kernels": {}}
     cycles = costs(program.as_text(), {"data": 1}).cycles
     for name, bundles in kernels(CHUNK // tpu.STEP).items():

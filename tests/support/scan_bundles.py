@@ -97,7 +97,9 @@ def main(generation: str, number: int) -> dict[str, Any]:
         found = tpu.forward(given)
         return found.y, found.state, tpu.backward(given, found.kept, grads)
 
-    program = jax.jit(both, out_shardings=ordered(both, given, grads)).lower(given, grads).compile()
+    program: Any = (
+        jax.jit(both, out_shardings=ordered(both, given, grads)).lower(given, grads).compile()
+    )
     return {
         "kernels": sorted(set(re.findall(r"%(selective_scan_[a-z]+)", program.as_text()))),
         "temporaries": program.memory_analysis().temp_size_in_bytes,

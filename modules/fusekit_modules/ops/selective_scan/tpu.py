@@ -97,8 +97,7 @@ def backward(
     into, out = (jnp.sum(d, 0).reshape(tokens) for d in (found.into, found.out))
     found = found._replace(a=jnp.sum(found.a, 0), into=into, out=out)
     floats = given._replace(marks=None)
-    found = jax.tree.map(lambda d, v: d[tuple(map(slice, v.shape))].astype(v.dtype), found, floats)
-    return clean(found._replace(marks=given.marks))._replace(marks=None)
+    return jax.tree.map(lambda d, v: d[tuple(map(slice, v.shape))].astype(v.dtype), found, floats)
 
 
 def programs(given: Given) -> int:
