@@ -72,15 +72,14 @@ def call(how: str, *, both: bool) -> Any:
             return found, back(grads)
 
         return by_pairs
-    module = tpu if name == "tpu" else xla
+    module: Any = tpu if name == "tpu" else xla
+    options = {"unroll": int(number)} if name == "unroll" else {}
 
     def by_module(given: Given, grads: Any) -> Any:
-        if name == "unroll":
-            xla.UNROLL = int(number)
-        found = module.forward(given, keep=both)
+        found = module.forward(given, keep=both, **options)
         if not both:
             return found.y, found.state
-        return found.y, found.state, module.backward(given, found.kept, grads)
+        return found.y, found.state, module.backward(given, found.kept, grads, **options)
 
     return by_module
 

@@ -25,12 +25,12 @@ _KERNELS = ("tpu",)
 
 @dataclass(frozen=True)
 class Run:
-    """Backends of the two passes, how a mesh cuts kernels, and whether these are interpreted."""
+    """Backends of the two passes, what they are compiled for, and how a mesh cuts kernels."""
 
     forward: Choice
     backward: Choice
+    target: Target
     shards: Shards | None = None
-    interpret: bool = False
 
 
 def selective_scan(
@@ -98,8 +98,8 @@ def plan(
     return Run(
         asked("selective scan", backend),
         asked("selective scan backward", backward or backend),
+        target,
         None if layout is None else Shards.of(layout, given),
-        target.interpret,
     )
 
 
@@ -130,7 +130,9 @@ def _back(run: Run, kept: tuple[Given, Array], grads: tuple[Array, Array]) -> tu
 
 def _call(run: Run, choice: Choice, name: str, **options: Any) -> Callable[..., Any]:
     if choice.backend in _KERNELS:
-        options["interpret"] = run.interpret
+        options["interpret"] = run.target.interpret
+    if choice.backend == "xla" and run.target.platform == "cpu":
+        options["unroll"] = xla.UNROLL_CPU
     return partial(getattr(_BACKENDS[choice.backend], name), **options)
 
 
