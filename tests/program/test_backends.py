@@ -148,7 +148,7 @@ def test_what_is_asked_for_and_cannot_is_told_all_at_once():
         ),
         "mesh.components.a_z.kernel": f"{start}nothing that it runs has a kernel",
         "mesh.components.losses.volume.kernel": (
-            f"{start}contrast of volumes: it has no kernel of volumes"
+            f"{start}contrast of volumes: it multiplies bfloat16, and vectors are of float32"
         ),
     }
     both = refused(made, V5E, H100)["mesh.components.losses.volume.kernel"]

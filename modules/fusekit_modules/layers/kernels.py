@@ -15,6 +15,7 @@ from fusekit_modules.ops import Target
 from fusekit_modules.ops.dispatch import Reason
 from fusekit_modules.ops.rule import able, chosen, target_of
 from fusekit_modules.ops.stream_attention import Queries, Source, stream_attention, unsupported
+from fusekit_modules.ops.stream_attention.tpu import LONGEST
 
 MEASURED = "it was measured to be ahead in half precision"
 """Of the kernels on GPUs (docs/kernels.md). In float32 the portable form obeys JAX's precision."""
@@ -38,17 +39,17 @@ def by_kernel(
             return unfit
         return unsupported(backend, *_shapes(query, sources), heads=query.shape[2], target=target)
 
+    longest = max(array.shape[1] for array in (query, *(source.key for source in sources)))
+    kernels = ("gpu", "tpu", "splash") if longest > LONGEST else ("gpu", "tpu")
     choice = chosen(
         context,
         "attention",
         {
-            "gpu": partial(reason, "gpu"),
-            "tpu": partial(reason, "tpu"),
-            "splash": partial(reason, "splash"),
+            **{name: partial(reason, name) for name in kernels},
             "xla": able,
             "reference": partial(reason, "reference"),
         },
-        doubts=dict.fromkeys(("gpu", "tpu", "splash"), partial(_doubt, query, target)),
+        doubts=dict.fromkeys(kernels, partial(_doubt, query, target)),
         because={"gpu": MEASURED},
         shapes=(query, *(source.key for source in sources)),
     )

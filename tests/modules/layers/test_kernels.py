@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from fusekit.context import Context
+from fusekit.context import Collector, Context
 from fusekit.errors import FusekitError
 from fusekit.stream import Span, Stream
 from fusekit_modules.layers.attention import Attention
 
 CPU = jax.devices("cpu")[0]
 H100 = SimpleNamespace(platform="gpu", device_kind="NVIDIA H100", compute_capability="9.0")
+V5E = SimpleNamespace(platform="tpu", device_kind="TPU v5 lite")
 OTHER = SimpleNamespace(platform="gpu", device_kind="another make")
 MASKS = {
     "none": None,
@@ -95,3 +96,13 @@ def test_a_gpu_takes_the_kernel_in_half_precision_alone():
 def test_a_kernel_that_is_asked_for_and_cannot_run_says_why(device, masks, due):
     with pytest.raises(FusekitError, match=due):
         lowered(device, jnp.bfloat16, "pallas", masks=masks)
+
+
+@pytest.mark.parametrize(("tokens", "backend"), [(64, "tpu"), (1040, "splash")])
+def test_long_streams_take_splash_on_tpus(tokens, backend):
+    attention = Attention(64, 1, rngs=nnx.Rngs(0))
+    choices: dict = {}
+    context = Context(device=V5E, kernel="pallas", path="it", collector=Collector((), choices))
+    given = Stream(jnp.zeros((1, tokens, 64), jnp.bfloat16), spans=(Span("a", tokens),))
+    jax.eval_shape(lambda one: attention(one, context=context), given)
+    assert [choice.backend for choice in choices] == [backend]
