@@ -33,7 +33,8 @@ def naive(form: Form, queries: list[Queries], sources: list[Source]) -> list[Any
     outs = []
     for stream, read in zip(queries, form.reads, strict=True):
         batch, _, width = stream.values.shape
-        key, value = (jnp.concatenate([sources[n][of] for n in read], axis=1) for of in (0, 1))
+        key = jnp.concatenate([sources[n].key for n in read], axis=1)
+        value = jnp.concatenate([sources[n].value for n in read], axis=1)
         query, key, value = (
             array.reshape(batch, -1, form.heads, width // form.heads)
             for array in (stream.values, key, value)
