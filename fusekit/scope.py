@@ -6,6 +6,8 @@ from typing import Any
 import jax
 
 MARK = "fusekit-node="
+SELDOM = "fusekit-seldom"
+"""A scope of conditions that hold in unusual steps only: plans count them as not taken."""
 
 
 def node_scope(node: str) -> AbstractContextManager[Any]:

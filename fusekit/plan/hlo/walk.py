@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from fusekit.plan.hlo.loops import turns
 from fusekit.plan.hlo.module import Computation, Instruction, Module
+from fusekit.scope import SELDOM
 
 Price = Callable[[Computation, Instruction], tuple[int, ...]]
 
@@ -31,7 +32,8 @@ class Walk:
 
 
 def walk(module: Module, price: Price) -> Walk:
-    """Everything that runs, loops as often as they turn, of a conditional the dearest branch.
+    """Everything that runs, loops as often as they turn, of a conditional the dearest branch; the
+    cheapest where it is marked as one that seldom does (`fusekit.scope.SELDOM`).
 
     What a loop's condition does is counted as often as its body, though it runs once more.
 
@@ -55,7 +57,8 @@ def walk(module: Module, price: Price) -> Walk:
                 case "conditional":
                     roles = ("branch_computations", "true_computation", "false_computation")
                     branches = [run(called, times) for called in instruction.calls(*roles)]
-                    found += max(branches, key=dearness, default=[])
+                    pick = min if SELDOM in instruction.op_name else max
+                    found += pick(branches, key=dearness, default=[])
                 case "call" | "async-start":
                     for called in instruction.calls("to_apply", "calls", "called_computations"):
                         found += run(called, times)

@@ -21,6 +21,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from fusekit.layout import Layout
+from fusekit.scope import SELDOM
 
 SLACK = 1.5
 
@@ -160,9 +161,10 @@ def _device(
 
         @jax.checkpoint
         def further(found: Array, number: Array) -> tuple[Array, None]:
-            more = jax.lax.cond(
-                number * share < left, lambda: one(number), lambda: jnp.zeros_like(found)
-            )
+            with jax.named_scope(SELDOM):
+                more = jax.lax.cond(
+                    number * share < left, lambda: one(number), lambda: jnp.zeros_like(found)
+                )
             return found + more, None
 
         found, _ = jax.lax.scan(further, found, jnp.arange(1, rounds))

@@ -164,6 +164,11 @@ def test_of_a_conditional_the_dearest_branch_runs() -> None:
         "true_computation=%cheap, false_computation=%dear",
     )
     assert [times(old, name) for name in ("few", "many", "more")] == [0, 1, 1]
+    marked = (
+        'branch_computations={%cheap, %dear, %cheap}, metadata={op_name="a/fusekit-seldom/cond"}'
+    )
+    seldom = written.replace("branch_computations={%cheap, %dear, %cheap}", marked)
+    assert [times(seldom, name) for name in ("few", "many", "more")] == [1, 0, 0]
 
 
 def test_calls_and_wrapped_asynchronous_computations_run_reducers_do_not() -> None:
