@@ -31,7 +31,7 @@ def check_scan(
     for name, mixer in (("groups", "ssd"), ("rank", "selective")):
         if mixer not in scans and getattr(settings, name) != getattr(ScanSettings(), name):
             raise WiringError(
-                f"no layer obeys {name}, which are of {mixer}",
+                f"no layer obeys `{name}`, a setting of {mixer}",
                 found=f"mixer: {', '.join(mixers)}",
                 expected=f"{mixer} among the mixers, or no {name}",
                 field=("scan", name),

@@ -25,7 +25,7 @@ SMALL = {"states": 3, "rank": 2, "kernel": 3}
 V5E = SimpleNamespace(platform="tpu", device_kind="TPU v5 lite")
 
 
-def made(*, causal=False, readouts=0, resets=None):
+def made(*, causal=False, readouts=0, resets=None, dtype="float64"):
     return randomised(
         ScanBlock(
             "selective",
@@ -36,7 +36,8 @@ def made(*, causal=False, readouts=0, resets=None):
             causal=causal,
             readouts=readouts,
             rngs=nnx.Rngs(0),
-        )
+        ),
+        dtype=dtype,
     )
 
 
@@ -115,7 +116,8 @@ def test_a_causal_scan_meets_extra_tokens_first_and_readout_tokens_last():
 
 
 @pytest.mark.parametrize(
-    ("resets", "places"), [("segment", ((), ())), ("label", ((5,), (4,))), ("item", ((3, 5), (2, 4)))]
+    ("resets", "places"),
+    [("segment", ((), ())), ("label", ((5,), (4,))), ("item", ((3, 5), (2, 4)))],
 )
 def test_states_begin_anew(resets, places):
     build, p = made(resets=resets)
@@ -194,13 +196,17 @@ def test_what_begins_as_published():
 
 
 def taken(x=X, **asked):
-    """The choices of a block of one way, from shapes alone, and what it computes."""
+    """What a block of one way computes, and its choices."""
+    build, p = made(causal=True, readouts=1, dtype="float32")
     context = Context(path="it", dtype=jnp.float32, **asked)
     context.collector.choices = {}
     given = Stream(jnp.asarray(x, jnp.float32), spans=SPANS)
-    p = {name: array.astype("float32") for name, array in Q.items()}
-    jaxpr = jax.make_jaxpr(lambda x: CAUSAL(p)(given.with_(values=x), context=context).stream.values)
-    return str(jaxpr(given.values)), tuple(context.collector.choices)
+
+    def call(x):
+        return build(p)(given.with_(values=x), context=context).stream.values
+
+    text = str(jax.make_jaxpr(call)(given.values))
+    return text, tuple(context.collector.choices)
 
 
 def test_kernels_run_where_they_are_asked_for():
