@@ -19,17 +19,17 @@ def both_ways(
     stream: Stream,
     marks: Marks | None,
     tokens: Sequence[Array],
-    forward: Way,
-    backward: Way | None,
+    ways: Sequence[Way],
 ) -> Float[Array, "b t *c"]:
-    """What `forward` reads of `tokens [b, t, ...]`, and what `backward` reads of them from the last
-    to the first (Zhu et al. 2024), added. `marks` say where both begin anew."""
+    """What the first way reads of `tokens [b, t, ...]`, and what the second, if there is one, reads
+    of them from the last to the first, added (Zhu et al. 2024). `marks` say where both begin
+    anew."""
     valid, spans = stream.valid(), [span.size for span in stream.spans]
     reset = None if marks is None else marks.begins(stream.batch)
-    y = forward(*tokens, runs=runs_of(spans, reset), reset=reset, valid=valid)
-    if backward is None:
+    y = ways[0](*tokens, runs=runs_of(spans, reset), reset=reset, valid=valid)
+    if len(ways) == 1:
         return y
     reset = None if marks is None else marks.reversed().begins(stream.batch)
     more: dict[str, Any] = {"reset": reset, "valid": None if valid is None else jnp.flip(valid, 1)}
     flipped = [jnp.flip(one, 1) for one in tokens]
-    return y + jnp.flip(backward(*flipped, runs=runs_of(spans[::-1], reset), **more), 1)
+    return y + jnp.flip(ways[1](*flipped, runs=runs_of(spans[::-1], reset), **more), 1)

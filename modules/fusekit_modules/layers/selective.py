@@ -135,8 +135,8 @@ class Selective(nnx.Module):
             return checkpoint_name(self.dt(low, weights.get("dt", ())), "projections"), b, c
 
         more: Any = {"select": select, "scan": partial(_scan, context)}
-        ways = [way and partial(way, **more) for way in (self.forward, self.backward)]
-        y = both_ways(stream, marks, [x], *ways)
+        ways = [partial(way, **more) for way in (self.forward, self.backward) if way]
+        y = both_ways(stream, marks, [x], ways)
         y = checkpoint_name(y.astype(z.dtype), "scan")
         gated = wide(y) * jax.nn.silu(wide(z))
         return self.out(gated.astype(z.dtype), weights.get("out", ()))

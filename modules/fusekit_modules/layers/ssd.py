@@ -131,8 +131,8 @@ class SSD(nnx.Module):
         )
         forms = {"xla": able, "reference": able}
         backend = chosen(context, "state space", forms, shapes=[x]).backend
-        ways = [way and partial(way, backend=backend) for way in (self.forward, self.backward)]
-        y = both_ways(stream, marks, [x, b, c, dt], *ways)
+        ways = [partial(way, backend=backend) for way in (self.forward, self.backward) if way]
+        y = both_ways(stream, marks, [x, b, c, dt], ways)
         y = self._normal(checkpoint_name(y.astype(z.dtype), "scan"), z)
         return self.out(y, weights.get("out", ()))
 
