@@ -66,6 +66,37 @@ def test_meshes_give_what_one_device_gives(causal, mesh):
 
 
 @pytest.mark.slow
+def test_a_stack_of_all_mixers_is_one_result_scanned_or_not():
+    trunk = {**SMALL, "depth": 6, "mixer": ["selective", "ssd", "attention"], "readout": 1}
+    experiment = made(trunk)
+    graph, found = fusekit.resolve(experiment), {}
+    for layers in ("unroll", "scan"):
+        program = Program(graph, layers=layers)
+        found[layers] = trained(program, [rows(experiment)])
+        scans = [item for item in program.model.items if isinstance(item, Scan)]
+        assert [scan.count for scan in scans if scan.count > 1] == ([2] if layers == "scan" else [])
+    (one, losses), (other, theirs) = found["unroll"], found["scan"]
+    assert_close(one, other, atol=1e-5, rtol=1e-4)
+    assert_close(losses[0], theirs[0], atol=1e-5, rtol=1e-4)
+    kinds = set(re.findall(r"trunk\.layers\.(\d)\.(ssd|selective|attention)\.", " ".join(one)))
+    assert kinds == set(zip("012345", ["selective", "ssd", "attention"] * 2, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("causal", "mesh"),
+    [
+        (True, CUBE),
+        pytest.param(False, CUBE, marks=pytest.mark.slow),
+        pytest.param(True, {"sequence": 2, "tensor": 2}, marks=pytest.mark.slow),
+    ],
+)
+def test_meshes_cut_the_channels_of_selective_scans(causal, mesh):
+    trunk = {**SMALL, "depth": 2, "mixer": ["selective", "attention"], "causal": causal}
+    experiment = made({**trunk, "readout": 1, "dropout": 0.1}, mesh={"layers": "unroll"})
+    check_meshes(experiment, rows(experiment), [mesh])
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("remat", ["full", "names"])
 def test_what_is_computed_again_is_the_same(remat):
     found = []
@@ -125,6 +156,19 @@ def test_operators_that_need_keys_are_told_where_there_are_some():
     assert problem(only, fusion=fusion).endswith("a stack with layers that have it")
 
 
+def test_operators_of_keys_are_refused_by_selective_scans_too():
+    fusion = {"memory": {"type": "memory", "inputs": ["a"], "into": "trunk@.."}}
+    assert problem({"mixer": ["selective", "attention"]}, fusion=fusion) == (
+        "fusion.memory.into.0: memory needs the hook keys_values, which layer 0 of trunk "
+        "(selective) does not have"
+        " | trunk@.. (norm, replace, residual, skip, then, tokens, weights)"
+        " | layers that have it: trunk@1+3+5"
+    )
+    mask = {"mask": {"type": "mask", "into": "trunk@1", "attend": "all"}}
+    found = problem({"mixer": "selective"}, fusion=mask)
+    assert "needs the hook mask, which layer 1 of trunk (selective)" in found
+
+
 def test_low_rank_deltas_of_what_a_layer_lacks():
     fusion = {"lora": {"type": "lora", "into": "trunk@1..2", "targets": ["attention"], "rank": 2}}
     found = problem({}, fusion=fusion)
@@ -159,6 +203,16 @@ def test_low_rank_deltas_of_what_a_layer_lacks():
             {"scan": {"groups": 3}},
             "encoders.trunk.scan.groups: the groups do not divide the heads of the scan | 3 "
             "groups, 4 heads",
+        ),
+        (
+            {"mixer": "selective", "scan": {"groups": 2}},
+            "encoders.trunk.scan.groups: no layer obeys `groups`, a setting of ssd | mixer: "
+            "selective",
+        ),
+        (
+            {"scan": {"rank": 2}},
+            "encoders.trunk.scan.rank: no layer obeys `rank`, a setting of selective | mixer: "
+            "ssd, ",
         ),
         ({"depth": 2}, "encoders.trunk.mixer: there are more mixers than layers | 3 mixers"),
         ({"causal": True, "attend": "all"}, "encoders.trunk.causal: `causal` and `attend` both"),

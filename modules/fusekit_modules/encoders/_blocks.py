@@ -50,7 +50,7 @@ class BlocksSpec(StackSpec):
         "attention", description="what mixes tokens: of all layers, or of each in turn, repeated"
     )
     scan: ScanSettings = Field(
-        default_factory=ScanSettings, description="of layers that scan, such as ssd"
+        default_factory=ScanSettings, description="of layers that scan: ssd, selective"
     )
 
     def layers(self) -> int:

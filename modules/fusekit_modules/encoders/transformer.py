@@ -19,7 +19,8 @@ class TransformerSpec(BlocksSpec):
     width are projected. The spans of what comes in are kept, and readout tokens stand before
     them. With `causal`, readout tokens read all tokens and no other token reads them. `attend`
     says it over labels and positions. With `mixer: ssd` layers scan over time in place of
-    attention (Mamba-2, Dao and Gu 2024), both ways unless `causal`; a list of mixers repeats.
+    attention (Mamba-2, Dao and Gu 2024), with `mixer: selective` also (Mamba-1, Gu and Dao
+    2023), both ways unless `causal`; a list of mixers repeats.
     """
 
     type: Literal["transformer"] = "transformer"
@@ -34,6 +35,7 @@ class TransformerSpec(BlocksSpec):
             {**small, "positions": "sinusoidal", "dropout": 0.1, "attend": ["causal", "item"]},
             {**small, "mixer": "ssd", "scan": {"states": 3, "groups": 2}},
             {**small, "mixer": ["ssd", "attention"], "causal": True, "readout": 1},
+            {**small, "mixer": "selective", "scan": {"states": 3, "rank": 2}, "readout": 1},
         ]
 
     def infer_start(self, inputs: Signatures) -> Signature:

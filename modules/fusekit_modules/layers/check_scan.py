@@ -23,11 +23,19 @@ def check_scan(
         raise WiringError(
             "no layer scans, so `scan` says nothing",
             found=f"mixer: {', '.join(mixers)}",
-            expected="a mixer such as ssd",
+            expected="a mixer such as ssd or selective",
             field=("scan",),
         )
     if not scans:
         return
+    for name, mixer in (("groups", "ssd"), ("rank", "selective")):
+        if mixer not in scans and getattr(settings, name) != getattr(ScanSettings(), name):
+            raise WiringError(
+                f"no layer obeys `{name}`, a setting of {mixer}",
+                found=f"mixer: {', '.join(mixers)}",
+                expected=f"{mixer} among the mixers, or no {name}",
+                field=("scan", name),
+            )
     if (heads * settings.expand) % settings.groups:
         raise WiringError(
             "the groups do not divide the heads of the scan",

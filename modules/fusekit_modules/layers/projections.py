@@ -18,6 +18,10 @@ AXES = {
     **{f"ssd.{name}": ("embed", "heads") for name in ("x", "z", "dt")},
     **{f"ssd.{name}": ("embed", None) for name in ("b", "c")},
     "ssd.out": ("heads", "embed"),
+    **{f"selective.{name}": ("embed", "heads") for name in ("x", "z")},
+    "selective.select": ("heads", None),
+    "selective.dt": (None, "heads"),
+    "selective.out": ("heads", "embed"),
 }
 """Logical axes (in, out) of the projections of blocks, heads and their size as one."""
 

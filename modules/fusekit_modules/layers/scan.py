@@ -10,10 +10,19 @@ from fusekit_modules.layers.begins import Resets
 class ScanSettings(Declared):
     """Of the layers of a stack that scan over time."""
 
-    states: Count = Field(default=64, description="numbers that each channel carries along: N")
-    expand: Count = Field(default=2, description="heads of the scan, by those of attention")
+    states: Count | None = Field(
+        default=None,
+        description="numbers that each channel carries: N; default 64 of ssd, 16 of selective",
+    )
+    expand: Count = Field(
+        default=2, description="heads of the scan, by those of attention; channels, by the width"
+    )
     groups: Count = Field(
-        default=1, description="how many heads' groups have a B and a C of their own"
+        default=1, description="how many heads' groups have a B and a C of their own; of ssd"
+    )
+    rank: Count | None = Field(
+        default=None,
+        description="of the projection to dt; of selective; default a sixteenth of the width",
     )
     kernel: Count = Field(default=4, description="tokens that the short convolution reads")
     resets: Resets | None = Field(

@@ -17,11 +17,12 @@ from fusekit_modules.layers.edits import Merged
 from fusekit_modules.layers.mask_rule import as_added
 from fusekit_modules.layers.norm import LayerNorm, NormName, RMSNorm, norm
 from fusekit_modules.layers.scan import ScanSettings
+from fusekit_modules.layers.selective import Selective
 from fusekit_modules.layers.ssd import SSD
 from fusekit_modules.layers.sublayers import Sublayers
 
-ScanName = Literal["ssd"]
-SCANS: dict[str, type[SSD]] = {"ssd": SSD}
+ScanName = Literal["ssd", "selective"]
+SCANS: dict[str, type[SSD] | type[Selective]] = {"ssd": SSD, "selective": Selective}
 """Mixers by name, which is also that of their parameters. Each is built from a width, the heads of
 attention and `ScanSettings`, and called with tokens in the order of the scan, the marks at which it
 begins anew, and weight deltas."""

@@ -1,7 +1,7 @@
 """The mixer of Mamba-2: a state for each head, which every token decays and adds to."""
 
-import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,25 +14,20 @@ from fusekit.context import Context
 from fusekit.parameter import parameter
 from fusekit.stream import Stream
 from fusekit_modules.layers.begins import Marks
+from fusekit_modules.layers.both_ways import both_ways
 from fusekit_modules.layers.linear import Deltas, Linear
 from fusekit_modules.layers.norm import wide
 from fusekit_modules.layers.projections import Sizes
 from fusekit_modules.layers.scan import ScanSettings
-from fusekit_modules.layers.short_conv import ShortConv, runs_of
+from fusekit_modules.layers.short_conv import ShortConv
+from fusekit_modules.layers.steps import dt_bias, step_of
 from fusekit_modules.ops.rule import able, chosen
 from fusekit_modules.ops.ssd import ssd
 
-SLOWEST, FASTEST = 1e-3, 1e-1
-"""Between these dt begins, evenly by its logarithm."""
 A_RANGE = (1.0, 16.0)
 """In which -A begins."""
-
-
-def _dt_bias(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
-    """The inverse of softplus of what dt is to begin as."""
-    draw = jax.random.uniform(key, shape, dtype, math.log(SLOWEST), math.log(FASTEST))
-    dt = jnp.exp(draw)
-    return dt + jnp.log(-jnp.expm1(-dt))
+STATES = 64
+"""Numbers that each channel carries, unless said."""
 
 
 def _a_log(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
@@ -48,7 +43,7 @@ class Direction(nnx.Module):
         self.conv_x = ShortConv((heads, size), axes=("heads", "head_dim"), kernel=kernel, rngs=rngs)
         self.conv_b = ShortConv((groups, states), axes=(None, None), kernel=kernel, rngs=rngs)
         self.conv_c = ShortConv((groups, states), axes=(None, None), kernel=kernel, rngs=rngs)
-        self.dt_bias = parameter(rngs, _dt_bias, (heads,), ("heads",))
+        self.dt_bias = parameter(rngs, dt_bias, (heads,), ("heads",))
         self.a_log = parameter(rngs, _a_log, (heads,), ("heads",))
         self.d = parameter(rngs, nnx.initializers.ones, (heads,), ("heads",))
 
@@ -66,8 +61,7 @@ class Direction(nnx.Module):
     ) -> Float[Array, "b t h p"]:
         """`runs` are what convolutions keep to; the rest as of `fusekit_modules.ops.ssd`."""
         x, b, c = self.conv_x(x, runs), self.conv_b(b, runs), self.conv_c(c, runs)
-        step = wide(dt)
-        step = jax.nn.softplus(step + self.dt_bias[...].astype(step.dtype))
+        step = step_of(dt, self.dt_bias[...])
         decay = -jnp.exp(self.a_log[...].astype(step.dtype)) * step
         given = (wide(x) * step[..., None]).astype(x.dtype)
         y, _ = ssd(given, decay, b, c, reset=reset, valid=valid, backend=backend)
@@ -93,7 +87,7 @@ class SSD(nnx.Module):
     def __init__(
         self, width: int, heads: int, settings: ScanSettings, *, both: bool, rngs: nnx.Rngs
     ):
-        size, groups, states = width // heads, settings.groups, settings.states
+        size, groups, states = width // heads, settings.groups, settings.states or STATES
         heads = heads * settings.expand
         self.groups = groups
         inward, shared = ("embed", "heads", "head_dim"), ("embed", None, None)
@@ -114,7 +108,8 @@ class SSD(nnx.Module):
     @staticmethod
     def projections(width: int, heads: int, settings: ScanSettings) -> Sizes:
         """Sizes (in, out) of what obeys weight deltas, by name."""
-        inner, shared = width * settings.expand, settings.groups * settings.states
+        inner = width * settings.expand
+        shared = settings.groups * (settings.states or STATES)
         found = dict.fromkeys(("x", "z"), (width, inner))
         found |= dict.fromkeys(("b", "c"), (width, shared))
         return {**found, "dt": (width, heads * settings.expand), "out": (inner, width)}
@@ -128,7 +123,7 @@ class SSD(nnx.Module):
         context: Context,
     ) -> Float[Array, "b t d"]:
         """What each token reads; zeros for those that are not there."""
-        valid, values = stream.valid(), stream.clean().values
+        values = stream.clean().values
         every = {"x": self.x, "z": self.z, "b": self.b, "c": self.c, "dt": self.dt}
         x, z, b, c, dt = (
             checkpoint_name(project(values, weights.get(name, ())), "projections")
@@ -136,16 +131,8 @@ class SSD(nnx.Module):
         )
         forms = {"xla": able, "reference": able}
         backend = chosen(context, "state space", forms, shapes=[x]).backend
-        spans = [span.size for span in stream.spans]
-        reset = None if marks is None else marks.begins(stream.batch)
-        more: dict[str, Any] = {"reset": reset, "valid": valid, "backend": backend}
-        y = self.forward(x, b, c, dt, runs=runs_of(spans, reset), **more)
-        if self.backward is not None:
-            x, b, c, dt = (jnp.flip(one, 1) for one in (x, b, c, dt))
-            reset = None if marks is None else marks.reversed().begins(stream.batch)
-            more |= {"reset": reset, "valid": None if valid is None else jnp.flip(valid, 1)}
-            found = self.backward(x, b, c, dt, runs=runs_of(spans[::-1], reset), **more)
-            y = y + jnp.flip(found, 1)
+        ways = [partial(way, backend=backend) for way in (self.forward, self.backward) if way]
+        y = both_ways(stream, marks, [x, b, c, dt], ways)
         y = self._normal(checkpoint_name(y.astype(z.dtype), "scan"), z)
         return self.out(y, weights.get("out", ()))
 

@@ -273,7 +273,7 @@ def test_in_bfloat16_it_is_near_float64():
 def test_the_reference_runs_where_it_is_asked_for():
     found = {}
     for kernel in ("auto", "reference"):
-        context = Context(kernel=kernel)
+        context = Context(kernel=kernel, device=jax.devices()[0])
         jaxpr = jax.make_jaxpr(lambda x, c=context: run(CAUSAL, Q, x=x, context=c).stream.values)
         with float64():
             found[kernel] = str(jaxpr(X)).count("scan[")

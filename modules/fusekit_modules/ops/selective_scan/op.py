@@ -23,6 +23,11 @@ _KERNELS = ("tpu",)
 """What the partitioner cannot cut."""
 
 
+def able(given: Given, target: Target) -> dict[str, Callable[[], Reason]]:
+    """The backends, best first, each with what says why it cannot; arrays may be shapes alone."""
+    return {name: partial(module.unsupported, target, given) for name, module in _BACKENDS.items()}
+
+
 @dataclass(frozen=True)
 class Run:
     """Backends of the two passes, what they are compiled for, and how a mesh cuts kernels."""
@@ -88,16 +93,10 @@ def plan(
     backward: str | None = None,
 ) -> Run:
     """The backends that `selective_scan` would use, and why; arrays may be shapes alone."""
-
-    def asked(what: str, name: str) -> Choice:
-        reasons: dict[str, Callable[[], Reason]] = {
-            name: partial(module.unsupported, target, given) for name, module in _BACKENDS.items()
-        }
-        return choose(what, name, reasons)
-
+    can = able(given, target)
     return Run(
-        asked("selective scan", backend),
-        asked("selective scan backward", backward or backend),
+        choose("selective scan", backend, can),
+        choose("selective scan backward", backward or backend, can),
         target,
         None if layout is None else Shards.of(layout, given),
     )
