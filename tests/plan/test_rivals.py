@@ -30,7 +30,7 @@ def low_rank(rank):
 def test_a_rank_too_high_is_dearer_than_the_exact_tensor():
     (line,) = told(low_rank(256), 4, "joint")
     assert line.startswith("fusion.joint: with type: tensor in place of low_rank_tensor a step has")
-    assert told(low_rank(1), 16, "joint") == []
+    assert told(low_rank(1), 32, "joint") == []
 
 
 def test_full_attention_is_dearer_than_a_bottleneck():

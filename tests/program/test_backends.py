@@ -152,7 +152,7 @@ def test_what_is_asked_for_and_cannot_is_told_all_at_once():
         ),
     }
     both = refused(made, V5E, H100)["mesh.components.losses.volume.kernel"]
-    assert "no kernel of volumes; or contrast of volumes: float32 volumes take" in both
+    assert "vectors are of float32; or contrast of volumes: float32 volumes take" in both
     reference = graph(components={"a": {"kernel": "reference"}}, causal=True)
     assert list(refused(reference, CPU)) == ["mesh.components.a.kernel"]
 

@@ -34,13 +34,17 @@ VECTOR = vector(3, optional=True)
 NUMBER = Signature((), optional=True)
 CLASS = Signature((), dtype="int", classes=5, optional=True)
 
-PLAIN, CAUSAL, DROPPED = TransformerSpec.examples()
+PLAIN, CAUSAL, DROPPED, *SCANNING = TransformerSpec.examples()
 
 CASES = [
     (TransformerSpec(**PLAIN), CODES),
     (TransformerSpec(**CAUSAL), FRAMES),
     (TransformerSpec(**DROPPED), FRAMES),
-    *[(VitSpec(**e), s) for e, s in zip(VitSpec.examples(), (PICTURE, SOUND), strict=True)],
+    *[(TransformerSpec(**example), FRAMES) for example in SCANNING],
+    *[
+        (VitSpec(**e), s)
+        for e, s in zip(VitSpec.examples(), (PICTURE, SOUND, PICTURE), strict=True)
+    ],
     (VitSpec(width=4, heads=2, depth=1, patch=(2, 2, 1)), FILM),
     (VitSpec(width=4, heads=2, depth=1, patch=(2,)), SIGNAL),
     *[(FtTransformerSpec(**e), TABLE) for e in FtTransformerSpec.examples()],
