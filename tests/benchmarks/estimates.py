@@ -22,10 +22,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax  # noqa: E402
 
 from fusekit.plan.hlo import costs  # noqa: E402
-
-CLOCK = {"v5e": 1.5e9, "v5p": 1.75e9, "v6e": 1.75e9}
-PEAK = {"v5e": 197e12, "v5p": 459e12, "v6e": 918e12}
-BYTES = {"v5e": 819e9, "v5p": 2765e9, "v6e": 1640e9}
+from fusekit_tpu.chips import Chip  # noqa: E402
 
 
 def bundles() -> list[tuple[str, int]]:
@@ -43,12 +40,12 @@ def bundles() -> list[tuple[str, int]]:
 
 
 def priced(
-    function: Callable[..., Any], given: Sequence[Any], chip: str, steps: Callable[[str], int]
+    function: Callable[..., Any], given: Sequence[Any], chip: Chip, steps: Callable[[str], int]
 ) -> dict[str, Any]:
     """Estimated milliseconds of all together, of XLA's part and of each kernel, whose body runs
     `steps(name)` times; and temporaries."""
     compiled = jax.jit(function).lower(*given).compile()
-    memory, clock = compiled.memory_analysis(), CLOCK[chip]
+    memory, clock = compiled.memory_analysis(), chip.clock or 1.0
     known = costs(compiled.as_text() or "", {"data": 1})
     found: dict[str, Any] = {"xla_ms": round(1e3 * known.cycles / clock, 2), "kernels": {}}
     for name, count in bundles():

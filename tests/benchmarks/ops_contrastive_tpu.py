@@ -1,7 +1,7 @@
 """InfoNCE and GRAM compiled for a TPU that is not there: what the compiler estimates, ours against
 XLA's.
 
-    python tests/benchmarks/ops_contrastive_tpu.py [--losses info_nce gram] [--rows 8192 32768]
+    python -m tests.benchmarks.ops_contrastive_tpu [--losses info_nce gram] [--rows 8192 32768]
 
 Nothing runs. See `estimates`. `naive` holds all scores. The last line is JSON.
 """
@@ -11,7 +11,7 @@ import json
 from functools import partial
 from typing import Any
 
-from tests.benchmarks.estimates import PEAK, priced
+from tests.benchmarks.estimates import priced
 
 # isort: split
 import jax
@@ -79,7 +79,7 @@ def estimated(
     function = partial(loss, name, how, Target.of(mesh))
     if both:
         function = jax.value_and_grad(function, argnums=tuple(range(len(given))))
-    return priced(function, given, topology.chip.name, partial(steps, KINDS[name], rows))
+    return priced(function, given, topology.chip, partial(steps, KINDS[name], rows))
 
 
 def main() -> None:
@@ -95,7 +95,7 @@ def main() -> None:
     for loss_name in chosen.losses:
         for rows in chosen.rows:
             count = VECTORS[loss_name] - 1
-            product = 1e3 * 2 * count * rows * rows * chosen.width / PEAK[topology.chip.name]
+            product = 1e3 * 2 * count * rows * rows * chosen.width / topology.chip.flops
             for both in (False, True):
                 name = f"{loss_name} {rows} {'both' if both else 'forward'}"
                 report[f"{name} floor_ms"] = round(product * (4 if both else 1), 2)

@@ -1,6 +1,6 @@
 """Experts' feed-forward layers compiled for a TPU that is not there: the compiler's estimates.
 
-    python tests/benchmarks/ops_experts_tpu.py [--hows batched tpu xla] [--topology v5e:2x2]
+    python -m tests.benchmarks.ops_experts_tpu [--hows batched tpu xla] [--topology v5e:2x2]
 
 16384 tokens, each to 2 of 8 experts, 768 to 3072 to 768, bfloat16. `slices` are experts by
 modality: 8 spans of 4096 rows, as much work, with nothing sorted (minutes of compilation);
@@ -10,37 +10,27 @@ a step times its steps, which leaves out what waits for memory. What does not co
 last line is JSON.
 """
 
+import argparse
 import json
-import os
 import re
-import tempfile
-from pathlib import Path
+from functools import partial
+from typing import Any
 
-FOLDER = Path(tempfile.mkdtemp(prefix="llo-"))
-os.environ["LIBTPU_INIT_ARGS"] = (
-    f"--xla_jf_dump_to={FOLDER} --xla_jf_dump_llo_text=true"
-    " --xla_jf_dump_llo_pass_label_regex=.*static-bundle-profile.*"
-)
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
+from tests.benchmarks.estimates import bundles
 
-import argparse  # noqa: E402
-from functools import partial  # noqa: E402
-from typing import Any  # noqa: E402
+# isort: split
+import jax
+import jax.numpy as jnp
+from jax.sharding import SingleDeviceSharding
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-from jax.sharding import SingleDeviceSharding  # noqa: E402
+from fusekit.plan.compilers import devices
+from fusekit.plan.hlo import costs
+from fusekit_modules.fusion._expert_parallel import stay
+from fusekit_modules.fusion._routing import ragged
+from fusekit_modules.ops import Target
+from fusekit_modules.ops.grouped_product import floors, grouped_product, tpu
+from fusekit_tpu.topology import Topology
 
-from fusekit.plan.compilers import devices  # noqa: E402
-from fusekit.plan.hlo import costs  # noqa: E402
-from fusekit_modules.fusion._expert_parallel import stay  # noqa: E402
-from fusekit_modules.fusion._routing import ragged  # noqa: E402
-from fusekit_modules.ops import Target  # noqa: E402
-from fusekit_modules.ops.grouped_product import floors, grouped_product, tpu  # noqa: E402
-from fusekit_tpu.topology import Topology  # noqa: E402
-
-CLOCK = {"v5e": 1.5e9, "v5p": 1.75e9, "v6e": 1.75e9}
-PEAK = {"v5e": (197e12, 819e9), "v5p": (459e12, 2765e9), "v6e": (918e12, 1640e9)}
 BATCH, TIME, TOP, EXPERTS, WIDTH, HIDDEN = 64, 256, 2, 8, 768, 3072
 
 
@@ -59,19 +49,6 @@ def layer(how: str, target: Target, x: Any, expert: Any, weight: Any, up: Any, d
         part = jax.lax.slice_in_dim(x, n * TIME // EXPERTS, (n + 1) * TIME // EXPERTS, axis=1)
         parts.append(jax.nn.gelu(part @ up[n], approximate=False) @ down[n])
     return jnp.concatenate(parts, axis=1)
-
-
-def bundles() -> dict[str, int]:
-    """By name, the bundles of the kernels of the program compiled last; the dump is removed."""
-    found = {}
-    for path in FOLDER.glob("*static-bundle-profile*"):
-        for section in path.read_text().split("\n\n"):
-            count = re.search(r"- VMEM_SPILL_COUNT: \(\d+/(\d+)\)", section)
-            if "custom-call(" in section.split("\n")[0] and count:
-                found[section.split(" = ")[0].removeprefix("HLO: %")] = int(count[1])
-    for path in FOLDER.glob("*"):
-        path.unlink()
-    return found
 
 
 def cycles(name: str, count: int, text: str) -> int:
@@ -121,10 +98,10 @@ def priced(how: str, both: bool, topology: Topology) -> dict[str, Any]:
     except Exception as error:  # of whatever kind the compiler raises
         return {"fails": " ".join(str(error).split())[:300]}
     text, memory = program.as_text(), program.memory_analysis()
-    clock = CLOCK[topology.chip.name]
+    clock = topology.chip.clock or 1.0
     known = costs(text, {"data": 1})
     found: dict[str, Any] = {"xla_ms": round(1e3 * known.cycles / clock, 2), "kernels": {}}
-    for name, count in bundles().items():
+    for name, count in bundles():
         ms = round(1e3 * cycles(name, count, text) / clock, 2)
         found["kernels"][name] = {"bundles": count, "ms": ms}
     found["ms"] = round(found["xla_ms"] + sum(k["ms"] for k in found["kernels"].values()), 2)
@@ -145,7 +122,7 @@ def main() -> None:
     report: dict[str, Any] = {"benchmark": "ops_experts_tpu", "topology": chosen.topology}
     rows = jax.ShapeDtypeStruct((BATCH * TIME * TOP, WIDTH), jnp.bfloat16)
     weights = jax.ShapeDtypeStruct((EXPERTS, WIDTH, HIDDEN), jnp.bfloat16)
-    rates = PEAK[topology.chip.name]
+    rates = topology.chip.flops, topology.chip.hbm_rate
     for which in chosen.passes:
         least = 2 * floors.forward(rows, weights).seconds(*rates)
         least += 2 * floors.backward(rows, weights).seconds(*rates) if which == "both" else 0

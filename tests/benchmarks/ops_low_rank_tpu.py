@@ -1,6 +1,6 @@
 """The low-rank product compiled for a TPU that is not there: what the compiler estimates.
 
-    python tests/benchmarks/ops_low_rank_tpu.py [--cases 0 1] [--topology v5e:2x2]
+    python -m tests.benchmarks.ops_low_rank_tpu [--cases 0 1] [--topology v5e:2x2]
 
 Nothing runs. See `estimates`. `at once` holds the factors of all ranks in bfloat16; `xla` is the
 scan over ranks; `tpu` has the kernel forward and the scan backward. The last line is JSON.
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from tests.benchmarks.estimates import BYTES, PEAK, priced
+from tests.benchmarks.estimates import priced
 
 # isort: split
 import jax
@@ -52,14 +52,14 @@ def shapes(case: cases.Case, device: Any) -> tuple[Given, Any]:
 
 
 def of_case(case: cases.Case, topology: Topology, hows: Sequence[str]) -> dict[str, Any]:
-    device, chip = devices(topology)[0], topology.chip.name
+    device, chip = devices(topology)[0], topology.chip
     given, grad = shapes(case, device)
     target, steps = Target.of(device), tpu.programs(given)
     found: dict[str, Any] = {}
     for direction in ("forward", "both"):
-        floor = floors.forward(given).seconds(PEAK[chip], BYTES[chip])
+        floor = floors.forward(given).seconds(chip.flops, chip.hbm_rate)
         if direction == "both":
-            floor += floors.backward(given).seconds(PEAK[chip], BYTES[chip])
+            floor += floors.backward(given).seconds(chip.flops, chip.hbm_rate)
         found[f"{direction} floor_ms"] = round(1e3 * floor, 2)
         for how in hows:
             call = partial(fused if direction == "forward" else both, how, target)

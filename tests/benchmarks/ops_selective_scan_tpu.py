@@ -1,6 +1,6 @@
 """The selective scan compiled for a TPU that is not there: estimates of XLA's forms and kernels.
 
-    python tests/benchmarks/ops_selective_scan_tpu.py [--case 0] [--topology v5e:2x2] [--hows ...]
+    python -m tests.benchmarks.ops_selective_scan_tpu [--case 0] [--topology v5e:2x2] [--hows ...]
 
 Nothing runs. XLA's own instructions have the compiler's estimate of cycles, times the turns of
 their loops; a kernel's cycles are its bundles, times the turns of theirs, times its programs, which
@@ -30,9 +30,6 @@ from fusekit.plan.hlo import costs
 from fusekit_modules.ops.selective_scan import cases, floors, tpu, xla
 from fusekit_modules.ops.selective_scan.form import CHUNK, Given
 from fusekit_tpu.topology import Topology
-
-CLOCK = {"v5e": 1.5e9, "v5p": 1.75e9, "v6e": 1.75e9}
-MEMORY = {"v5e": 819e9, "v5p": 2765e9, "v6e": 1640e9}
 
 
 def associative(length: int, given: Given) -> tuple[jax.Array, jax.Array]:
@@ -86,7 +83,7 @@ def call(how: str, *, both: bool) -> Any:
 
 def priced(how: str, given: Given, grads: Any, topology: Topology, *, both: bool) -> dict[str, Any]:
     """Estimated milliseconds and temporaries."""
-    function, clock = call(how, both=both), CLOCK[topology.chip.name]
+    function, clock = call(how, both=both), topology.chip.clock or 1.0
     outs = ordered(function, given, grads)
     program: Any = jax.jit(function, out_shardings=outs).lower(given, grads).compile()
     found: dict[str, Any] = {"kernels": {}}
@@ -116,7 +113,7 @@ def main() -> None:
     moved = {"forward": floors.forward(given).bytes}
     moved["both"] = moved["forward"] + floors.backward(given).bytes
     for name, both in (("forward", False), ("both", True)):
-        least = 1e3 * moved[name] / MEMORY[topology.chip.name]
+        least = 1e3 * moved[name] / topology.chip.hbm_rate
         report[f"{name} floor_ms"] = round(least, 3)
         for how in chosen.hows:
             found = report[f"{name} {how}"] = priced(how, given, grads, topology, both=both)

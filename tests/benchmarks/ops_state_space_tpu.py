@@ -1,6 +1,6 @@
 """State-space operations compiled for a TPU that is not there: what the compiler estimates.
 
-    python tests/benchmarks/ops_state_space_tpu.py [--chunks 64 128 256] [--topology v5e:2x2]
+    python -m tests.benchmarks.ops_state_space_tpu [--chunks 64 128 256] [--topology v5e:2x2]
 
 Nothing runs. Milliseconds are the compiler's estimates of cycles, as often as each instruction
 runs, at the clock that fits the public peaks. `least` is the least that the memory of the chip
@@ -28,9 +28,6 @@ from fusekit_modules.ops.ssd import cases, floors, ssd
 from fusekit_tpu.topology import Topology
 from tests.support.compiled import mesh_of
 
-CLOCK = {"v5e": 1.5e9, "v5p": 1.75e9, "v6e": 1.75e9}
-BYTES = {"v5e": 819e9, "v5p": 2765e9, "v6e": 1640e9}
-
 
 def priced(function: Callable[..., Any], shapes: Any, topology: Topology) -> dict[str, Any]:
     """Estimated milliseconds and temporaries of a function of arrays with these shapes."""
@@ -40,7 +37,7 @@ def priced(function: Callable[..., Any], shapes: Any, topology: Topology) -> dic
     compiled = jax.jit(function).lower(*given).compile()
     known = costs(compiled.as_text(), {"data": 1})
     return {
-        "ms": round(1e3 * known.cycles / CLOCK[topology.chip.name], 2),
+        "ms": round(1e3 * known.cycles / (topology.chip.clock or 1.0), 2),
         "temp_mib": round(compiled.memory_analysis().temp_size_in_bytes / 2**20, 1),
     }
 
@@ -82,7 +79,7 @@ def main() -> None:
             name = f"{case.name}, {'both' if both else 'forward'}"
             floor = floors.forward(*given)
             least = floor.bytes + (floors.backward(*given).bytes if both else 0)
-            report[f"{name}, least_ms"] = round(1e3 * least / BYTES[topology.chip.name], 2)
+            report[f"{name}, least_ms"] = round(1e3 * least / topology.chip.hbm_rate, 2)
             ways = [("xla", chunk) for chunk in chosen.chunks]
             ways += [("reference", 1)] if chosen.sequential else []
             for backend, chunk in ways:

@@ -12,7 +12,7 @@ import json
 from functools import partial
 from typing import Any
 
-from tests.benchmarks.estimates import BYTES, PEAK, priced
+from tests.benchmarks.estimates import priced
 
 # isort: split
 import jax
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--hows", nargs="*", default=list(HOWS))
     chosen = parser.parse_args()
     topology, case = Topology.parse(chosen.topology), cases.TIMED[chosen.case]
-    chip, where = topology.chip.name, SingleDeviceSharding(devices(topology)[0])
+    chip, where = topology.chip, SingleDeviceSharding(devices(topology)[0])
 
     def placed(array: Any) -> Any:
         at = Format(Layout((0, 1, 2)), where) if array.ndim == 3 else where
@@ -82,8 +82,8 @@ def main() -> None:
     given = (queries, sources, [q.values for q in queries])
     report: dict[str, Any] = {"benchmark": "ops_stream_attention_tpu", "topology": str(topology)}
     report["case"] = case.name
-    least = floors.forward(form, queries, sources).seconds(PEAK[chip], BYTES[chip])
-    of_both = least + floors.backward(form, queries, sources).seconds(PEAK[chip], BYTES[chip])
+    least = floors.forward(form, queries, sources).seconds(chip.flops, chip.hbm_rate)
+    of_both = least + floors.backward(form, queries, sources).seconds(chip.flops, chip.hbm_rate)
     for name, call, floor in (("forward", forward, least), ("both", both, of_both)):
         report[f"{name} floor_ms"] = round(1e3 * floor, 3)
         for how in chosen.hows:

@@ -1,7 +1,7 @@
 """Cross-entropy over a large vocabulary compiled for a TPU that is not there, with and without
 logits; and its peak memory on this CPU.
 
-    python tests/benchmarks/ops_vocab_tpu.py [--cases 0 1] [--topology v5e:2x2] [--hows logits xla]
+    python -m tests.benchmarks.ops_vocab_tpu [--cases 0 1] [--topology v5e:2x2] [--hows logits xla]
 
 Nothing runs on a TPU: milliseconds are the compiler's estimate of cycles at the clock that fits the
 public peaks, a loop's body counted as often as it runs. On the CPU each form runs in a
@@ -30,8 +30,6 @@ from fusekit_modules.ops.linear_cross_entropy import cases, floors, linear_cross
 from fusekit_modules.ops.linear_cross_entropy.given import Linear
 from fusekit_tpu.topology import Topology
 
-CLOCK = {"v5e": 1.5e9, "v5p": 1.75e9, "v6e": 1.75e9}
-PEAK = {"v5e": (197e12, 819e9), "v5p": (459e12, 2765e9), "v6e": (918e12, 1640e9)}
 HOWS = ("logits", "xla")
 HERE = cases.Case("this CPU", 2048, 128, 32768)
 
@@ -75,7 +73,7 @@ def priced(how: str, both: bool, case: cases.Case, topology: Topology) -> dict[s
     known = costs(program.as_text(), {"data": 1})
     assert not known.unknown_loops, known.unknown_loops
     return {
-        "ms": round(1e3 * known.cycles / CLOCK[topology.chip.name], 2),
+        "ms": round(1e3 * known.cycles / (topology.chip.clock or 1.0), 2),
         "temp_mib": round(memory.temp_size_in_bytes / 2**20, 1),
         "peak_mib": round(memory.peak_memory_in_bytes / 2**20, 1),
     }
@@ -117,7 +115,7 @@ def main() -> None:
     report: dict[str, Any] = {"benchmark": "ops_vocab_tpu", "topology": chosen.topology}
     for case in (cases.TIMED[number] for number in chosen.cases):
         name = f"{case.rows}x{case.width}x{case.vocabulary}"
-        rates = PEAK[topology.chip.name]
+        rates = topology.chip.flops, topology.chip.hbm_rate
         given = shapes(case, jnp.bfloat16)[0]
         for both in (False, True):
             which = f"{name} {'both' if both else 'forward'}"

@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import SingleDeviceSharding
 
 from fusekit.layout import Layout
+from fusekit.plan.compilers import ENVIRONMENT, devices
 from fusekit_modules.ops import BackendError, Target
 from fusekit_modules.ops.stream_attention import (
     Queries,
@@ -20,6 +22,7 @@ from fusekit_modules.ops.stream_attention import (
     stream_attention,
 )
 from fusekit_modules.ops.stream_attention.form import form_of
+from fusekit_tpu.topology import Topology
 
 V5E = Target("tpu", generation="v5e")
 
@@ -99,3 +102,28 @@ def test_each_device_of_a_mesh_takes_its_own(monkeypatch):
 
     found = made(replace(V5E, interpret=True), layout, "splash")
     assert difference(found, made(Target("cpu"), None, "reference")) < 1e-5
+
+
+@pytest.mark.parametrize("topology", ["v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
+def test_it_compiles_for_chips_that_are_not_here(topology, monkeypatch):
+    pytest.importorskip("libtpu")
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    chip = devices(Topology.parse(topology))[0]
+    tokens: Any = jax.ShapeDtypeStruct(
+        (2, 1152, 128), jnp.bfloat16, sharding=SingleDeviceSharding(chip)
+    )
+
+    def both(query, key, value, grad):
+        def run(query, key, value):
+            given = {"heads": 2, "target": Target.of(chip)}
+            return stream_attention([Queries(query)], [Source(key, value)], **given)[0]
+
+        out, back = jax.vjp(run, query, key, value)
+        return out, back(grad)
+
+    program = jax.jit(both).lower(tokens, tokens, tokens, tokens).compile()
+    # forward, and gradients by queries and by keys and values
+    assert program.as_text().count('custom_call_target="tpu_custom_call"') == 3
+    # all scores would be 2 x 2 x 1152^2 in float32
+    assert program.memory_analysis().temp_size_in_bytes < 2 * 2 * 1152**2 * 4

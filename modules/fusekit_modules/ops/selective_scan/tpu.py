@@ -24,7 +24,7 @@ from fusekit_modules.ops.target import Target
 
 GENERATIONS = ("v5e", "v5p", "v6e")
 """For which it was compiled; it has not run on any."""
-LARGEST = 128
+LARGEST = 64
 """Size of a state."""
 REGISTERS = 16 * 512
 """Numbers of a state that a program has in its registers."""
