@@ -117,8 +117,8 @@ def test_what_the_kernels_cannot_do_is_said():
     assert tpu.unsupported(old, made) == "they were not compiled for TPU v2"
     half = made._replace(delta=made.delta.astype(jnp.float16))
     assert tpu.unsupported(V5E, half) == "delta is float16, not float32 or bfloat16"
-    wide = made._replace(a=jnp.zeros((129, 128)))
-    assert tpu.unsupported(V5E, wide) == "states of 129 are larger than 128"
+    wide = made._replace(a=jnp.zeros((65, 128)))
+    assert tpu.unsupported(V5E, wide) == "states of 65 are larger than 64"
 
 
 def test_bundles_in_loops_count_as_often_as_they_turn():
