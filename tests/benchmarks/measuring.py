@@ -67,6 +67,26 @@ def in_turns(
     return found
 
 
+def in_blocks(
+    runs: Mapping[str, Callable[[], Any]], *, times: int, blocks: int = 3, pause: float = 0.1
+) -> dict[str, list[float]]:
+    """Seconds of each call, so many calls of one candidate, then of the next, in `blocks` rounds.
+
+    Before each block there are a pause, in which threads that wait for more work fall asleep, and
+    two calls that do not count. For libraries with threads of their own; else see `in_turns`.
+    """
+    found: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(blocks):
+        for name, run in runs.items():
+            time.sleep(pause)
+            for turn in range(-2, times):
+                start = time.perf_counter()
+                jax.block_until_ready(run())
+                if turn >= 0:
+                    found[name].append(time.perf_counter() - start)
+    return found
+
+
 def ratio_of_medians(ours: list[float], theirs: list[float]) -> float:
     return statistics.median(ours) / statistics.median(theirs)
 

@@ -21,6 +21,8 @@ Task = tuple[Callable[[], list[np.ndarray]], Callable[[Tensors], torch.Tensor]]
 SCALE = 1 / 0.07
 HEADS, STREAMS, SHARED = 4, (64, 128), 4
 BIAS = -10.0
+CHUNK = 128
+ROWS, EXPERTS, VOCABULARY = 1024, 8, 16384
 
 
 def normal(*shapes: tuple[int, ...]) -> list[np.ndarray]:
@@ -110,6 +112,87 @@ def by_low_rank(given: Tensors) -> torch.Tensor:
     return torch.einsum("r,rbo->bo", mix, product) + bias
 
 
+def scanned(rows: int, time: int, heads: int, width: int, states: int) -> list[np.ndarray]:
+    """x, decays by head, and what writes into states and reads them."""
+    x, decay, into, out = normal(
+        (rows, time, heads, width), (rows, time, heads), *[(rows, time, 1, states)] * 2
+    )
+    return [x, -0.1 * abs(decay), into / states**0.5, out]
+
+
+def by_ssd(given: Tensors) -> torch.Tensor:
+    """Dao and Gu 2024: products of matrices within chunks, a loop over the states between them."""
+    chunks = [x.unflatten(1, (-1, CHUNK)) for x in given]
+    x, decay, into, out = (
+        chunks[0],
+        chunks[1].cumsum(2),
+        chunks[2][:, :, :, 0],
+        chunks[3][..., 0, :],
+    )
+    later = torch.ones(CHUNK, CHUNK, dtype=torch.bool).triu(1)[..., None]
+    between = (decay[:, :, :, None] - decay[:, :, None]).masked_fill(later, -torch.inf).exp()
+    mix = torch.einsum("bcln,bcsn->bcls", out, into)[..., None] * between
+    within = torch.einsum("bclsh,bcshp->bclhp", mix, x)
+    last = decay[:, :, -1:]
+    written = torch.einsum("bcsn,bcshp->bchpn", into, (last - decay).exp()[..., None] * x)
+    state, before = torch.zeros_like(written[:, 0]), []
+    for n in range(written.shape[1]):
+        before.append(state)
+        state = last[:, n, 0].exp()[..., None, None] * state + written[:, n]
+    read = torch.einsum("bcln,bchpn->bclhp", out, torch.stack(before, 1))
+    return (within + decay.exp()[..., None] * read).flatten(1, 2)
+
+
+def selected(rows: int, time: int, width: int, states: int) -> list[np.ndarray]:
+    """x, steps, decays, and what writes into states and reads them."""
+    x, delta, a, into, out = normal(
+        (rows, time, width), (rows, time, width), (width, states), *[(rows, time, states)] * 2
+    )
+    return [x, 0.1 * abs(delta), -abs(a) - 0.1, into, out]
+
+
+def by_selective_scan(given: Tensors) -> torch.Tensor:
+    """As the reference of Gu and Dao 2023 is: a token after another."""
+    x, delta, a, into, out = given
+    decays = torch.exp(delta[..., None] * a)
+    added = (delta * x)[..., None] * into[:, :, None]
+    state, found = torch.zeros_like(added[:, 0]), []
+    for t in range(x.shape[1]):
+        state = decays[:, t] * state + added[:, t]
+        found.append(torch.einsum("bdn,bn->bd", state, out[:, t]))
+    return torch.stack(found, 1)
+
+
+def experts(width: int, hidden: int) -> list[np.ndarray]:
+    """Rows, the weights of their two experts, and what experts multiply with."""
+    x, gates, up, down = normal(
+        (ROWS, width), (ROWS, 2), (EXPERTS, width, hidden), (EXPERTS, hidden, width)
+    )
+    return [x, gates, up / width**0.5, down / hidden**0.5]
+
+
+def by_experts(given: Tensors) -> torch.Tensor:
+    """Each expert gathers its rows and adds what it makes of them."""
+    x, gates, up, down = given
+    assigned, out = torch.from_numpy(ASSIGNED), torch.zeros_like(x)
+    for n in range(EXPERTS):
+        row, copy = torch.where(assigned == n)
+        made = F.silu(x[row] @ up[n]) @ down[n]
+        out = out.index_add(0, row, gates[row, copy, None] * made)
+    return out
+
+
+def vocabulary(width: int) -> list[np.ndarray]:
+    features, kernel = normal((ROWS, width), (width, VOCABULARY))
+    return [features, kernel / width**0.5]
+
+
+def by_vocabulary(given: Tensors) -> torch.Tensor:
+    return F.cross_entropy(given[0] @ given[1], torch.from_numpy(LABELS), reduction="none")
+
+
+ASSIGNED = np.random.default_rng(1).permuted(np.tile(np.arange(EXPERTS), (ROWS, 1)), axis=1)[:, :2]
+LABELS = np.random.default_rng(1).integers(0, VOCABULARY, ROWS)
 TASKS: dict[str, Task] = {
     "stream_attention": (attention, by_attention),
     "info_nce": (lambda: units(2, 1024, 256), by_info_nce),
@@ -118,6 +201,10 @@ TASKS: dict[str, Task] = {
     "symile": (lambda: units(3, 96, 128), by_symile),
     "low_rank": (lambda: low_rank((128,) * 3, 512, 4, 128), by_low_rank),
     "low_rank, rank 16": (lambda: low_rank((256,) * 4, 2048, 16, 256), by_low_rank),
+    "ssd": (lambda: scanned(2, 1024, 4, 64, 64), by_ssd),
+    "selective_scan": (lambda: selected(2, 256, 256, 16), by_selective_scan),
+    "experts": (lambda: experts(256, 1024), by_experts),
+    "vocabulary": (lambda: vocabulary(256), by_vocabulary),
 }
 """Of each operation what makes its inputs, and what it makes of them."""
 

@@ -60,7 +60,7 @@ STACKS = {("a", "attention"), ("b", "attention")}
 
 
 def test_auto():
-    few = dict.fromkeys(LOSSES, "reference")
+    few = {**dict.fromkeys(LOSSES, "xla"), ("losses.volume", "contrast of volumes"): "reference"}
     assert by_component(graph(), CPU) == {**dict.fromkeys(STACKS, "xla"), **few}
     assert by_component(graph(), V5E) == {**dict.fromkeys(STACKS, "xla"), **few}
     assert by_component(graph(), H100) == {**dict.fromkeys(STACKS, "gpu"), **few}

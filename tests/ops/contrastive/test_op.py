@@ -14,6 +14,7 @@ from fusekit.layout import Layout
 from fusekit_modules.ops import BackendError, Target
 from fusekit_modules.ops.contrastive import cases, gram, info_nce, reduce, several, siglip, symile
 from fusekit_modules.ops.contrastive.given import How, multiplied
+from fusekit_modules.ops.contrastive.scores import Kind
 from tests.ops.contrastive import exact
 
 SIZE, WIDTH, SCALE, BIAS = 24, 8, 7.0, -2.0
@@ -265,18 +266,23 @@ def test_operands_are_what_the_target_multiplies():
 
 
 def test_many_scores_are_made_in_chunks():
-    """`auto` is the obvious form; of more than `WHOLE` scores it is a kernel, or chunks."""
+    """`auto` takes chunks; of more than `WHOLE` scores a kernel, where there is one; and of fewer
+    volumes the obvious form, which is exact."""
     case = cases.Case("", cases.INFO_NCE, 8, 8, 8)
     given, *_ = cases.arrays(case)
     for target in (Target("cpu"), Target("gpu", capability=(9, 0))):
-        assert reduce.plan(case.kind, given, How(target)).forward == "reference"
+        plan = reduce.plan(case.kind, given, How(target))
+        assert (plan.forward, plan.backward) == ("xla", "xla")
+        plan = reduce.plan(Kind("volume"), given, How(target))
+        assert (plan.forward, plan.backward) == ("reference", "reference")
     size = int(reduce.WHOLE**0.5) + 1
     many = given._replace(
         x=jax.ShapeDtypeStruct((size, 8), jnp.float32),
         y=jax.ShapeDtypeStruct((1, size, 8), jnp.float32),
     )
-    plan = reduce.plan(case.kind, many, How(Target("cpu")))
-    assert (plan.forward, plan.backward) == ("xla", "xla")
+    for kind in (case.kind, Kind("volume")):
+        plan = reduce.plan(kind, many, How(Target("cpu")))
+        assert (plan.forward, plan.backward) == ("xla", "xla")
     hopper = Target("gpu", capability=(9, 0))
     half = many._replace(
         x=jax.ShapeDtypeStruct(many.x.shape, jnp.bfloat16),
@@ -301,3 +307,23 @@ def test_32768_rows_take_no_matrix_of_them():
 
     lowered = jax.jit(jax.grad(loss, (0, 1, 2))).lower(shape, shape, jnp.float32(1))
     assert lowered.compile().memory_analysis().temp_size_in_bytes < 400 << 20
+
+
+def test_what_a_mesh_does_not_divide_is_filled_up():
+    """Ten rows and 13 columns on four devices: the values and gradients of one."""
+    layout = Layout.of({"data": 2, "fsdp": 2}, devices=jax.devices()[:4])
+    x, y = (jnp.asarray(np.random.default_rng(n).normal(size=(n, 6))) for n in (10, 13))
+    rows, columns = jnp.arange(10) != 4, jnp.arange(13) != 11
+
+    def value(place, x, y, scale):
+        return info_nce(x, y, scale, rows, columns, place=place, forward="xla", backward="xla")
+
+    def outcome(place):
+        found, back = jax.vjp(partial(value, place), x, y, jnp.asarray(SCALE))
+        slopes = tuple(jnp.linspace(-1, 1, len(one)).astype(one.dtype) for one in found)
+        return found, back(slopes)
+
+    alone, over = jax.tree.leaves(outcome(None)), jax.tree.leaves(outcome(layout))
+    for due, found in zip(alone, over, strict=True):
+        assert found.shape == due.shape
+        assert exact.off(found, due) < 1e-5

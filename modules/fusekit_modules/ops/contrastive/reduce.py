@@ -6,6 +6,7 @@ The gradient is taken here, so that forward and backward choose their backends i
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from typing import Any
 
 import jax
@@ -24,11 +25,11 @@ from fusekit_modules.ops.rule import able, doubtful, passes
 from fusekit_modules.ops.target import Target
 
 WHOLE = 1 << 22
-"""So many scores `auto` computes at once, by `reference`; more of them by a kernel, or, where there
-is none, a chunk of rows at a time, by `xla`."""
+"""More scores than this `auto` leaves to a kernel. No more volumes than this are computed by
+`reference`, which is exact where they nearly vanish."""
 
 BECAUSE = {
-    "reference": f"up to {WHOLE} scores are made at once",
+    "reference": f"up to {WHOLE} volumes are computed exactly",
     "gpu": "it was measured to be ahead",
     "tpu": "it is ahead by the compiler's estimate",
 }
@@ -76,18 +77,23 @@ def plan(kind: Kind, given: Operands, how: How, *, own: bool = True) -> Plan:
     size, target = given.x.shape[0] * given.y.shape[1], how.target
 
     def few() -> Reason:
-        return None if size <= WHOLE else f"{size} scores are more than {WHOLE}"
+        return None if size <= WHOLE else f"{size} volumes are more than {WHOLE}"
 
-    backends = {
-        direction: {
-            "reference": able,
+    def many() -> Reason:
+        return None if size > WHOLE or target.interpret else f"{size} scores are few"
+
+    def able_to(direction: str) -> dict[str, Any]:
+        found = {
             "tpu": partial(tpu.unsupported, kind, given, target, direction),
             "gpu": partial(gpu.unsupported, kind, given, target, direction),
             "xla": able,
         }
-        for direction in ("forward", "backward")
-    }
-    doubts = {"reference": few, "gpu": partial(untried, kind, given, target)}
+        exact = {"reference": able}
+        return exact | found if kind.score == "volume" else found | exact
+
+    backends = {direction: able_to(direction) for direction in ("forward", "backward")}
+    tried = partial(untried, kind, given, target)
+    doubts = {"reference": few, "tpu": many, "gpu": lambda: many() or tried()}
     if how.context is not None:
         options: Any = {"doubts": doubts, "because": BECAUSE, "shapes": (given.x, given.y)}
         forward, backward = passes(how.context, kind.name, backends, **options)
@@ -157,13 +163,30 @@ def _run(how: Plan, backend: str, direction: str, *args: Any) -> Any:
     cut, whole = P(how.axes), P()
     operands = Operands(cut, P(None, how.axes), whole, whole, cut, cut)
     specs = (operands, cut, cut, Positives(cut, cut, cut, cut), (cut, cut), (cut, cut))[: len(args)]
-    return jax.shard_map(
+    parts = prod(how.layout.mesh.shape[axis] for axis in how.axes)
+    filled = jax.tree.map(partial(_filled, parts), specs, args, is_leaf=_is_spec)
+    found = jax.shard_map(
         sharded,
         mesh=how.layout.mesh,
         in_specs=specs,
         out_specs=(cut, cut) if direction == "forward" else operands,
         check_vma=False,
-    )(*args)
+    )(*filled)
+    due = args[1:3] if direction == "forward" else args[0]
+    return jax.tree.map(lambda a, as_: a[tuple(map(slice, as_.shape))], found, due)
+
+
+def _is_spec(node: Any) -> bool:
+    return isinstance(node, P)
+
+
+def _filled(parts: int, spec: P, array: Any) -> Any:
+    """With zeros, which do not count, so that every device has as much."""
+    if array is None or not spec:
+        return array
+    widths, cut = [(0, 0)] * array.ndim, len(spec) - 1
+    widths[cut] = (0, -array.shape[cut] % parts)
+    return jnp.pad(array, widths)
 
 
 def _over(axes: tuple[str, ...], call: Any) -> Any:

@@ -19,7 +19,7 @@ from fusekit_modules.ops.contrastive.scores import Kind, Operands
 from fusekit_modules.ops.contrastive.volumes import orthonormal, volumes
 from fusekit_modules.ops.target import Target
 
-COLUMNS = 1 << 15
+COLUMNS = 1 << 13
 """About so many combinations of the others' rows are multiplied out at once."""
 
 
@@ -98,9 +98,11 @@ def _among_all(
     """Of one anchor. The first of the others is gone through in chunks of rows."""
     whole = reduce(_pairs, others[1:])
     wanted = reduce(lambda a, b: (a[:, None] & b).reshape(-1), [rows] * (len(others) - 1))
-    size = min(len(rows), max(1, COLUMNS // len(wanted)))
+    chunks = -(-len(rows) // max(1, COLUMNS // len(wanted)))
+    size = -(-len(rows) // chunks)
     told = partial(_totals, anchor, scale, rows, **options)
 
+    @jax.checkpoint
     def one(so_far: Array, part: tuple[Array, Array]) -> tuple[Array, None]:
         values, counts = part
         columns = (counts[:, None] & wanted).reshape(-1)
@@ -109,9 +111,9 @@ def _among_all(
     short = -len(rows) % size
     values = jnp.pad(others[0], ((0, short), (0, 0))).reshape(-1, size, anchor.shape[1])
     counts = jnp.pad(rows, (0, short)).reshape(-1, size)
-    total = told(_pairs(values[0], whole), (counts[0][:, None] & wanted).reshape(-1))
-    if len(values) > 1:
-        total, _ = lax.scan(jax.checkpoint(one), total, (values[1:], counts[1:]))
+    wide = jnp.promote_types(anchor.dtype, jnp.float32)
+    nothing = jnp.full(rows.shape, jnp.finfo(wide).min / 2)
+    total, _ = lax.scan(one, nothing, (values, counts))
     own = scale * jnp.sum((anchor * product).astype(total.dtype), axis=1)
     return jnp.where(rows, total - own, 0)
 

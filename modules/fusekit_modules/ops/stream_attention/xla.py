@@ -58,12 +58,15 @@ def backward(
             "bqhd,bqhd->bhq", d_out, _heads(form, out, None), preferred_element_type=high
         )
         weights = jnp.exp(_scores(form, query, key, there) - lse[..., None])
-        d_value = jnp.einsum("bhqk,bqhd->bkhd", weights.astype(value.dtype), d_out)
+        d_value = jnp.einsum("bqhd,bhqk->bhdk", d_out, weights.astype(value.dtype))
         d_weights = jnp.einsum("bqhd,bkhd->bhqk", d_out, value, preferred_element_type=high)
-        d_scores = (form.scale * weights * (d_weights - delta[..., None])).astype(key.dtype)
-        d_query = jnp.einsum("bhqk,bkhd->bqhd", d_scores, key).reshape(grad.shape)
+        d_scores = (weights * (d_weights - delta[..., None])).astype(key.dtype)
+        wide: Any = {"preferred_element_type": high}
+        d_query = form.scale * jnp.einsum("bhqk,bkhd->bqhd", d_scores, key, **wide)
+        d_query = d_query.astype(grad.dtype).reshape(grad.shape)
         d_queries.append(_there(d_query, stream.mask))
-        d_key = jnp.einsum("bhqk,bqhd->bkhd", d_scores, query)
+        d_key = form.scale * jnp.einsum("bqhd,bhqk->bhdk", query, d_scores, **wide)
+        d_key, d_value = (d.astype(key.dtype).transpose(0, 3, 1, 2) for d in (d_key, d_value))
         start = 0
         for n in read:
             stop = start + sources[n].key.shape[1]

@@ -1,0 +1,61 @@
+"""Which tiles of rows meet which groups: what a grouped product goes through, one by one."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+MOST = 512
+"""Rows of a tile; fewer where a tile a group would be more than a quarter of the rows."""
+
+
+def tile_of(count: int, groups: int) -> int:
+    """Rows of a tile: a power of two."""
+    share = max(8, count // (4 * groups))
+    return min(MOST, 1 << (share.bit_length() - 1))
+
+
+class Meeting(NamedTuple):
+    """A tile that has rows of a group. Tiles meet groups at most `tiles + groups - 1` times.
+
+    Args:
+      group: the group.
+      start: the first row of the tile.
+      first: the group's first row.
+      end: the row behind its last; `first` or less of a meeting that there is not.
+    """
+
+    group: Int[Array, "*m"]
+    start: Int[Array, "*m"]
+    first: Int[Array, "*m"]
+    end: Int[Array, "*m"]
+
+    @staticmethod
+    def all(sizes: Int[Array, "e"], count: int, tile: int) -> "Meeting":
+        """Every meeting, in the order of rows; those that there are not come last."""
+        ends = jnp.cumsum(sizes)
+        firsts = ends - sizes
+        tiles = jnp.where(sizes > 0, (ends - 1) // tile - firsts // tile + 1, 0)
+        behind = jnp.cumsum(tiles)
+        number = jnp.arange(count // tile + len(sizes) - 1)
+        group = jnp.sum(number[:, None] >= behind, axis=1, dtype=jnp.int32)
+        there, group = group < len(sizes), jnp.minimum(group, len(sizes) - 1)
+        start = firsts[group] // tile + number - (behind - tiles)[group]
+        start = tile * jnp.minimum(start, count // tile - 1)
+        return Meeting(group, start, firsts[group], jnp.where(there, ends[group], 0))
+
+    def of(self, rows: Float[Array, "n d"], tile: int) -> Float[Array, "t d"]:
+        """The tile's rows, zeros in place of other groups'."""
+        part = jax.lax.dynamic_slice_in_dim(rows, self.start, tile)
+        return jnp.where(self._mine(tile), part, jnp.zeros((), rows.dtype))
+
+    def put(self, rows: Float[Array, "n d"], part: Float[Array, "t d"]) -> Float[Array, "n d"]:
+        """`rows` with the group's of this tile replaced."""
+        before = jax.lax.dynamic_slice_in_dim(rows, self.start, len(part))
+        part = jnp.where(self._mine(len(part)), part, before)
+        return jax.lax.dynamic_update_slice_in_dim(rows, part, self.start, 0)
+
+    def _mine(self, tile: int) -> Bool[Array, "t 1"]:
+        row = self.start + jnp.arange(tile)[:, None]
+        return (row >= self.first) & (row < self.end)

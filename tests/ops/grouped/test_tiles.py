@@ -1,0 +1,44 @@
+"""Which tiles meet which groups, by going through all rows; and what they save."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fusekit_modules.ops.grouped_product import xla
+from fusekit_modules.ops.grouped_product.tiles import MOST, Meeting, tile_of
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_every_row_of_a_group_is_met_once(seed):
+    rng = np.random.default_rng(seed)
+    tile, count = 8, 64
+    sizes = rng.multinomial(rng.integers(0, count + 1), rng.dirichlet(np.full(6, 0.5)))
+    found = Meeting.all(jnp.asarray(sizes, jnp.int32), count, tile)
+    assert len(found.group) == count // tile + len(sizes) - 1
+    met = [
+        (int(group), row)
+        for group, start, first, end in zip(*map(np.asarray, found), strict=True)
+        for row in range(start, start + tile)
+        if first <= row < end
+    ]
+    due = [(group, row) for row, group in enumerate(np.repeat(np.arange(len(sizes)), sizes))]
+    assert sorted(met, key=lambda pair: pair[1]) == due
+
+
+def test_tiles_are_a_quarter_of_the_rows_at_most():
+    assert tile_of(32768, 8) == MOST
+    assert tile_of(4096, 8) == 128
+    assert tile_of(4000, 8) == 64
+    assert tile_of(10, 8) == 8
+
+
+def test_rows_are_not_copied_for_every_group():
+    """Compiled for this CPU: `ragged_dot` holds the rows of all eight groups eight times."""
+    rows, weights = (jax.ShapeDtypeStruct(s, jnp.float32) for s in ((2048, 256), (8, 256, 512)))
+    sizes = jax.ShapeDtypeStruct((8,), jnp.int32)
+    grad = jax.ShapeDtypeStruct((2048, 512), jnp.float32)
+    program = jax.jit(xla.backward).lower(rows, sizes, weights, grad).compile()
+    assert program.memory_analysis().temp_size_in_bytes < 10 << 20  # of weights, a tile and rows
+    naive = jax.jit(lambda r, s, w: jax.lax.ragged_dot(r, w, s)).lower(rows, sizes, weights)
+    assert naive.compile().memory_analysis().temp_size_in_bytes > 16 << 20
