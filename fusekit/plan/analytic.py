@@ -137,7 +137,8 @@ def _moved(found: Mapping[Kind, float], per: Callable[[Kind], int], parts: int) 
 def _compute(work: Work, per: Callable[[Kind], int], parts: int, topology: Topology) -> float:
     """Seconds of products and of operations on elements."""
     chip, devices = topology.chip, topology.chip.devices
-    peak, rate = chip.flops / devices, chip.hbm_rate / devices
+    peak = (chip.reached_flops or chip.flops) / devices
+    rate = (chip.reached_rate or chip.hbm_rate) / devices
     products = sum(
         max(one.flops / per(one.cut) / peak, sum(_moved(one.bytes, per, parts)) / rate)
         for one in work.products

@@ -176,9 +176,10 @@ def kernel_cycles(work: Declared, topology: Topology) -> int:
 
 
 def _waits(found: Costs, topology: Topology) -> float:
-    """Seconds of all kernels of a GPU, each the longer of FLOPs over the peak and bytes over the
-    memory's rate: its compiler estimates none."""
-    peak, rate = topology.chip.flops, topology.chip.hbm_rate
+    """Seconds of all kernels of a GPU, each the longer of FLOPs and bytes over the rates that such
+    a GPU reached: its compiler estimates none."""
+    chip = topology.chip
+    peak, rate = chip.reached_flops or chip.flops, chip.reached_rate or chip.hbm_rate
     return sum(max(flops / peak, size / rate) for flops, size in found.kernels)
 
 

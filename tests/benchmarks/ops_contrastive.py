@@ -38,10 +38,10 @@ from fusekit_modules.ops import Target  # noqa: E402
 from fusekit_modules.ops.contrastive import cases, floors, gpu, info_nce  # noqa: E402
 from fusekit_modules.ops.contrastive.positives import own_only  # noqa: E402
 from fusekit_modules.ops.contrastive.scores import Kind, Operands  # noqa: E402
+from fusekit_tpu.chips import CHIPS  # noqa: E402
 from tests.benchmarks.measuring import machine  # noqa: E402
 
-FLOPS, BYTES = 798e12, 3.0e12
-"""Rates measured on an H100: a bfloat16 product of 8192^3, a copy."""
+CHIP = CHIPS["h100"]
 SCALE = 1 / 0.07
 LIMIT = 1e-2
 HOWS = ("naive", "xla", "gpu")
@@ -307,7 +307,8 @@ def main() -> None:
     for rows in chosen.rows:
         vector = jax.ShapeDtypeStruct((rows, chosen.width), jnp.bfloat16)
         given = Operands(vector, jax.ShapeDtypeStruct((1, *vector.shape), jnp.bfloat16), 0, 0)
-        floor = [f.seconds(FLOPS, BYTES) for f in (floors.forward(given), floors.backward(given))]
+        passes = floors.forward(given), floors.backward(given)
+        floor = [one.seconds(CHIP.reached_flops, CHIP.reached_rate) for one in passes]
         ms = {"forward": 1e3 * floor[0], "both": 1e3 * sum(floor)}
         report["floor"][str(rows)] = {name: round(value, 4) for name, value in ms.items()}
     programs = Programs()

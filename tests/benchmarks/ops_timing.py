@@ -10,11 +10,10 @@ from typing import Any
 
 import jax
 
+from fusekit_tpu.chips import CHIPS
+
 ROUNDS = 15
 ROUND_SECONDS = 0.02
-RATES = {"H100": (798e12, 3.0e12), "H200": (790e12, 4.3e12)}
-"""Measured on one card of each: bfloat16 FLOPs a second of a product of 8192 cubed, and bytes a
-second, read and written, of a copy."""
 
 
 class Clock:
@@ -70,8 +69,10 @@ def measure(task: Task, clock: Clock) -> dict[str, Any]:
 
 def _passed(task: Task, one: Pass, clock: Clock) -> dict[str, Any]:
     kind = jax.devices()[0].device_kind
-    rates = next((rates for name, rates in RATES.items() if name in kind), None)
-    floor = None if rates is None else 1e3 * max(one.flops / rates[0], one.bytes / rates[1])
+    chip = next((c for c in CHIPS.values() if c.reached_rate and kind.startswith(c.kind)), None)
+    floor = None
+    if chip is not None:
+        floor = 1e3 * max(one.flops / chip.reached_flops, one.bytes / chip.reached_rate)
     rows: dict[str, Any] = {}
     with ThreadPoolExecutor(6) as pool:
         ready = {

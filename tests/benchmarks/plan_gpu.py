@@ -56,7 +56,7 @@ def experiment(case: str, small: bool) -> Any:
         losses={"label": {"type": "cross_entropy", "prediction": "label", "target": "batch.label"}},
         data={"made": {"type": "synthetic"}},
         train={"batch": batch, "steps": 10, "compute": "bfloat16"},
-        mesh={"layers": "scan"},
+        mesh={"layers": "scan", "kernel": "xla"},
     )
 
 
