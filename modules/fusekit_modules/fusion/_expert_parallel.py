@@ -25,6 +25,9 @@ from fusekit.scope import SELDOM
 
 SLACK = 1.5
 
+Gated = Callable[[Array, Array, Array, Array], Array]
+"""(rows `[n, d]`, gates `[n, e]`, up, down) -> `[n, d]`: the sum of all experts, each times its
+gate."""
 Each = Callable[[Array, Array, Array, Array], Array]
 """(rows `[n, d]`, experts `[n, k]`, up, down) -> `[n, k, d]`; zeros for experts that are not."""
 
@@ -37,6 +40,11 @@ class ExpertPlace:
     tokens: P
     axis: str
     hidden: Any
+
+    @property
+    def devices(self) -> int:
+        """That share the experts."""
+        return self.mesh.shape[self.axis]
 
     @staticmethod
     def of(
@@ -75,6 +83,41 @@ def travel(
         out_specs=tokens,
         check_vma=False,
     )(x, expert, weight, up, down)
+
+
+def together(
+    x: Float[Array, "b t d"],
+    gate: Float[Array, "b t e"],
+    up: Float[Array, "e d h"],
+    down: Float[Array, "e h d"],
+    *,
+    gated: Gated,
+    place: ExpertPlace,
+) -> Float[Array, "b t d"]:
+    """sum_e gate_e MLP_e(x) where every expert works on every token: rows of the devices that share
+    the experts are gathered, and what these make of them is added up on the way back."""
+    tokens = P(*place.tokens, None)
+
+    def device(x: Array, gate: Array, up: Array, down: Array) -> Array:
+        def all_rows(array: Array) -> Array:
+            rows = array.reshape(-1, array.shape[-1])
+            return jax.lax.all_gather(rows, place.axis, tiled=True)
+
+        first = jax.lax.axis_index(place.axis) * len(up)
+        own = jax.lax.dynamic_slice_in_dim(all_rows(gate), first, len(up), axis=1)
+        out = gated(all_rows(x), own, up, down)
+        out = jax.lax.psum_scatter(out, place.axis, tiled=True)
+        out = out if place.hidden is None else jax.lax.psum(out, place.hidden)
+        return out.reshape(x.shape)
+
+    weights = (P(place.axis, None, place.hidden), P(place.axis, place.hidden, None))
+    return jax.shard_map(
+        device,
+        mesh=place.mesh,
+        in_specs=(tokens, tokens, *weights),
+        out_specs=tokens,
+        check_vma=False,
+    )(x, gate, up, down)
 
 
 def stay(
@@ -130,7 +173,7 @@ def _device(
     place: ExpertPlace,
 ) -> Array:
     """What one device does for its own tokens, and for those that come."""
-    devices, here, choices = place.mesh.shape[place.axis], up.shape[0], expert.shape[-1]
+    devices, here, choices = place.devices, up.shape[0], expert.shape[-1]
     rows, chosen = x.reshape(-1, x.shape[-1]), expert.reshape(-1)
     count = len(chosen)
     share = math.ceil(SLACK * count / devices)

@@ -9,8 +9,8 @@ import pytest
 
 from fusekit.layout import Layout
 from fusekit.plan.hlo.costs import costs
-from fusekit_modules.fusion._expert_parallel import ExpertPlace, travel
-from fusekit_modules.fusion._routing import dense, ragged
+from fusekit_modules.fusion._expert_parallel import ExpertPlace, together, travel
+from fusekit_modules.fusion._routing import gated, ragged
 from tests.modules.layers.harness import TIGHT, check_gradients, float64
 
 ROWS, TIME, WIDTH, HIDDEN, EXPERTS, TOP = 4, 6, 3, 4, 4, 2
@@ -47,13 +47,13 @@ def form(p, expert):
     return found
 
 
-def caller(sizes, expert, each=ragged):
+def caller(sizes, expert):
     place = ExpertPlace.of(Layout.of(sizes), (ROWS, TIME, WIDTH), EXPERTS, HIDDEN)
     assert place is not None
 
     def call(p):
         weights = p["weight"], p["up"], p["down"]
-        return travel(p["x"], jnp.asarray(expert), *weights, each=each, place=place)
+        return travel(p["x"], jnp.asarray(expert), *weights, each=ragged, place=place)
 
     return call
 
@@ -62,7 +62,24 @@ def caller(sizes, expert, each=ragged):
 @pytest.mark.parametrize("mesh", MESHES)
 def test_values_and_gradients(mesh, routing):
     expert = ROUTINGS[routing]
-    call = caller(MESHES[mesh], expert, dense if mesh == "4" else ragged)
+    call = caller(MESHES[mesh], expert)
+    with float64():
+        got = jax.jit(call)({name: jnp.asarray(a) for name, a in P.items()})
+    np.testing.assert_allclose(got, form(P, expert), **TIGHT)
+    check_gradients(call, lambda p: form(p, expert), P)
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_all_rows_of_all_devices(mesh):
+    place = ExpertPlace.of(Layout.of(MESHES[mesh]), (ROWS, TIME, WIDTH), EXPERTS, HIDDEN)
+    assert place is not None
+    expert = ROUTINGS["any"]
+
+    def call(p):
+        picked = jax.nn.one_hot(expert, EXPERTS, dtype=p["x"].dtype)
+        gate = jnp.einsum("btk,btke->bte", p["weight"], picked)
+        return together(p["x"], gate, p["up"], p["down"], gated=gated, place=place)
+
     with float64():
         got = jax.jit(call)({name: jnp.asarray(a) for name, a in P.items()})
     np.testing.assert_allclose(got, form(P, expert), **TIGHT)
