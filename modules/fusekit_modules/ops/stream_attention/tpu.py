@@ -18,7 +18,7 @@ from fusekit_modules.ops.dispatch import Reason
 from fusekit_modules.ops.stream_attention import _tpu_backward, _tpu_forward, floors
 from fusekit_modules.ops.stream_attention._tpu_tiles import LANES
 from fusekit_modules.ops.stream_attention.floors import Floor
-from fusekit_modules.ops.stream_attention.form import Form, Queries, Source
+from fusekit_modules.ops.stream_attention.form import SEGMENTS, Form, Queries, Source, packed
 from fusekit_modules.ops.target import Target
 
 GENERATIONS = ("v5e", "v5p", "v6e")
@@ -42,6 +42,8 @@ def unsupported(
     dim = array.shape[2] // form.heads
     if dim % 16:
         return f"heads of {dim} do not divide by 16"
+    if packed(queries, sources):
+        return SEGMENTS
     longest = max(a[0].shape[1] for a in (*queries, *sources))
     if longest > LONGEST:
         return f"{longest} tokens are more than {LONGEST}"
