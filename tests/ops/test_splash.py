@@ -100,6 +100,21 @@ def test_long_streams_take_it_where_whole_ones_have_no_room():
         chosen(1025, backward="xla")
 
 
+def test_what_it_cannot_do_is_said():
+    queries, sources = given(1152)
+    form = form_of(queries, sources, heads=2, scale=None, reads=None)
+
+    def reason(target=V5E, form=form, queries=queries):
+        return splash.unsupported(target, form, queries, sources)
+
+    assert reason() is None
+    assert reason(Target("cpu")) == "the target is a CPU"
+    assert reason(Target("tpu", "v2")) == "it was not compiled for TPU v2"
+    assert reason(form=replace(form, heads=4)) == "heads of 32 do not divide by 64"
+    half: Any = jax.ShapeDtypeStruct((2, 1152, 128), jnp.float16)
+    assert reason(queries=[Queries(half)]) == "float16 is not float32 or bfloat16"
+
+
 @pytest.mark.parametrize("length", [200, 1152])
 def test_packed_streams_take_it_whatever_their_length(length):
     queries, sources = given(length, packed=True)

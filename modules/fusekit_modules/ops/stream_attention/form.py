@@ -43,6 +43,11 @@ def packed(queries: Sequence[Queries], sources: Sequence[Source]) -> bool:
     return any(given.segment is not None for given in (*queries, *sources))
 
 
+def longest(queries: Sequence[Queries], sources: Sequence[Source]) -> int:
+    """Tokens of the longest stream or source."""
+    return max(given[0].shape[1] for given in (*queries, *sources))
+
+
 def segments(given: Queries | Source) -> Int[Array, "b t"]:
     """Of each token."""
     none = given[0].shape[:2]

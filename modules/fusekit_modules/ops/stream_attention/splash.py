@@ -13,8 +13,15 @@ from jax.experimental.pallas.ops.tpu import splash_attention as splash
 from jaxtyping import Array, Bool, Float
 
 from fusekit_modules.ops.dispatch import Reason
-from fusekit_modules.ops.stream_attention.form import Form, Queries, Source, packed, segments
-from fusekit_modules.ops.stream_attention.tpu import GENERATIONS, LONGEST
+from fusekit_modules.ops.stream_attention.form import (
+    Form,
+    Queries,
+    Source,
+    longest,
+    packed,
+    segments,
+)
+from fusekit_modules.ops.stream_attention.tpu import LONGEST, unfit
 from fusekit_modules.ops.target import Target
 
 TILE = 128
@@ -29,18 +36,11 @@ def unsupported(
     target: Target, form: Form, queries: Sequence[Queries], sources: Sequence[Source]
 ) -> Reason:
     """Why it cannot."""
-    if target.platform != "tpu":
-        return f"the target is a {target}"
-    if target.generation not in GENERATIONS:
-        return f"it was not compiled for {target}"
-    array = queries[0].values
-    if array.dtype not in (jnp.float32, jnp.bfloat16):
-        return f"{array.dtype} is not float32 or bfloat16"
-    if array.shape[2] // form.heads % 64:
-        return f"heads of {array.shape[2] // form.heads} do not divide by 64"
-    longest = max(a[0].shape[1] for a in (*queries, *sources))
-    if longest <= LONGEST and not packed(queries, sources):
-        return f"{longest} tokens are few enough for the kernel that copies nothing"
+    if (reason := unfit(target, form, queries, heads_of=64)) is not None:
+        return reason
+    tokens = longest(queries, sources)
+    if tokens <= LONGEST and not packed(queries, sources):
+        return f"{tokens} tokens are few enough for the kernel that copies nothing"
     return None
 
 
