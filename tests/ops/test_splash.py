@@ -21,6 +21,7 @@ from fusekit_modules.ops.stream_attention import (
     splash,
     stream_attention,
 )
+from fusekit_modules.ops.stream_attention.cases import Case
 from fusekit_modules.ops.stream_attention.form import form_of
 from fusekit_tpu.topology import Topology
 
@@ -35,17 +36,30 @@ def difference(found, due):
     return np.linalg.norm(found - due) / max(np.linalg.norm(due), 1e-30)
 
 
-def given(length, batch=2):
+def given(length, batch=2, *, packed=False):
     tokens: Any = jax.ShapeDtypeStruct((batch, length, 128), jnp.bfloat16)
-    return [Queries(tokens)], [Source(tokens, tokens)]
+    ids: Any = jax.ShapeDtypeStruct((batch, length), jnp.int32) if packed else None
+    return [Queries(tokens, None, ids)], [Source(tokens, tokens, None, ids)]
 
 
 @pytest.mark.parametrize(("dtype", "limit"), [(jnp.float32, 1e-5), (jnp.bfloat16, 5e-3)])
 @pytest.mark.parametrize(
-    ("number", "missing"), [(0, "none"), (1, "some"), (3, "streams"), (3, "all"), (4, "some")]
+    "case",
+    [
+        cases.TESTED[0],
+        replace(cases.TESTED[1], missing="some"),
+        replace(cases.TESTED[3], missing="streams"),
+        replace(cases.TESTED[3], missing="all"),
+        replace(cases.TESTED[4], missing="some"),
+        cases.PACKED[0],
+        replace(cases.PACKED[1], missing="streams"),
+        replace(cases.PACKED[2], missing="some"),
+        # more than one tile, in which whole tiles are of other segments
+        Case("tiles", 1, 1, 16, (300,), (300,), missing="some", segments=9),
+    ],
+    ids=str,
 )
-def test_it_equals_the_reference(number, missing, dtype, limit):
-    case = replace(cases.TESTED[number], missing=missing)
+def test_it_equals_the_reference(case, dtype, limit):
     queries, sources = cases.arrays(case, dtype)
     rng = np.random.default_rng(1)
     grads = [jnp.asarray(rng.standard_normal(q.values.shape), dtype) for q in queries]
@@ -61,7 +75,7 @@ def test_it_equals_the_reference(number, missing, dtype, limit):
         jax.jit(run), [q.values for q in queries], [(s.key, s.value) for s in sources]
     )
     exact = jax.tree.map(
-        lambda a: a if a.dtype == bool else a.astype(jnp.float32), (queries, sources, grads)
+        lambda a: a.astype(jnp.float32) if a.dtype == dtype else a, (queries, sources, grads)
     )
     due = reference.forward(form, *exact[:2])
     assert difference(outs, [out for out, _ in due]) < limit
@@ -86,9 +100,34 @@ def test_long_streams_take_it_where_whole_ones_have_no_room():
         chosen(1025, backward="xla")
 
 
+def test_what_it_cannot_do_is_said():
+    queries, sources = given(1152)
+    form = form_of(queries, sources, heads=2, scale=None, reads=None)
+
+    def reason(target=V5E, form=form, queries=queries):
+        return splash.unsupported(target, form, queries, sources)
+
+    assert reason() is None
+    assert reason(Target("cpu")) == "the target is a CPU"
+    assert reason(Target("tpu", "v2")) == "it was not compiled for TPU v2"
+    assert reason(form=replace(form, heads=4)) == "heads of 32 do not divide by 64"
+    half: Any = jax.ShapeDtypeStruct((2, 1152, 128), jnp.float16)
+    assert reason(queries=[Queries(half)]) == "float16 is not float32 or bfloat16"
+
+
+@pytest.mark.parametrize("length", [200, 1152])
+def test_packed_streams_take_it_whatever_their_length(length):
+    queries, sources = given(length, packed=True)
+    run = plan(queries, sources, heads=2, target=V5E)
+    assert (run.forward.backend, run.backward.backend) == ("splash", "splash")
+    assert "what may be read differs from segment to segment" in str(run.forward)
+    h100 = Target("gpu", capability=(9, 0))
+    assert plan(queries, sources, heads=2, target=h100).forward.backend == "xla"
+
+
 def test_each_device_of_a_mesh_takes_its_own(monkeypatch):
     monkeypatch.setattr(splash, "LONGEST", 16)
-    case = replace(cases.TESTED[0], batch=4, heads=2, head_dim=64, missing="some")
+    case = replace(cases.PACKED[0], batch=4, heads=2, head_dim=64, missing="some")
     queries, sources = cases.arrays(case)
     layout = Layout.of({"data": 2, "tensor": 2}, devices=jax.devices()[:4])
 
@@ -104,26 +143,30 @@ def test_each_device_of_a_mesh_takes_its_own(monkeypatch):
     assert difference(found, made(Target("cpu"), None, "reference")) < 1e-5
 
 
+@pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("topology", ["v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
-def test_it_compiles_for_chips_that_are_not_here(topology, monkeypatch):
+def test_it_compiles_for_chips_that_are_not_here(topology, packed, monkeypatch):
     pytest.importorskip("libtpu")
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     chip = devices(Topology.parse(topology))[0]
-    tokens: Any = jax.ShapeDtypeStruct(
-        (2, 1152, 128), jnp.bfloat16, sharding=SingleDeviceSharding(chip)
-    )
+    where = SingleDeviceSharding(chip)
+    tokens: Any = jax.ShapeDtypeStruct((2, 1152, 128), jnp.bfloat16, sharding=where)
+    ids: Any = jax.ShapeDtypeStruct((2, 1152), jnp.int32, sharding=where)
+    mask: Any = jax.ShapeDtypeStruct((2, 1152), bool, sharding=where)
 
-    def both(query, key, value, grad):
+    def both(query, key, value, grad, mask, ids):
         def run(query, key, value):
             given = {"heads": 2, "target": Target.of(chip)}
-            return stream_attention([Queries(query)], [Source(key, value)], **given)[0]
+            queries, source = Queries(query, mask, ids), Source(key, value, mask, ids)
+            return stream_attention([queries], [source], **given)[0]
 
         out, back = jax.vjp(run, query, key, value)
         return out, back(grad)
 
-    program = jax.jit(both).lower(tokens, tokens, tokens, tokens).compile()
+    more = (mask, ids) if packed else (None, None)
+    program = jax.jit(both).lower(tokens, tokens, tokens, tokens, *more).compile()
     # forward, and gradients by queries and by keys and values
     assert program.as_text().count('custom_call_target="tpu_custom_call"') == 3
     # all scores would be 2 x 2 x 1152^2 in float32
-    assert program.memory_analysis().temp_size_in_bytes < 2 * 2 * 1152**2 * 4
+    assert program.memory_analysis().temp_size_in_bytes < 2 * 1152**2 * 4

@@ -18,13 +18,15 @@ MISSING = ("none", "some", "streams", "all")
 def by_hand(case, queries, sources):
     """In float64, one query of one head at a time."""
     found = []
-    for (values, mask), read in zip(queries, cases.reads_of(case), strict=True):
+    for (values, mask, segment), read in zip(queries, cases.reads_of(case), strict=True):
         out = np.zeros(values.shape)
         for b, t, h in np.ndindex(*values.shape[:2], case.heads):
             at = slice(h * case.head_dim, (h + 1) * case.head_dim)
             keys, vectors = [], []
-            for key, value, there in (sources[n] for n in read):
+            for key, value, there, segments in (sources[n] for n in read):
                 kept = range(key.shape[1]) if there is None else np.flatnonzero(there[b])
+                if segment is not None and segments is not None:
+                    kept = [k for k in kept if segments[b, k] == segment[b, t]]
                 keys += [key[b, k, at] for k in kept]
                 vectors += [value[b, k, at] for k in kept]
             if not keys or (mask is not None and not mask[b, t]):
@@ -37,10 +39,8 @@ def by_hand(case, queries, sources):
 
 
 def doubled(given):
-    """As float64 NumPy; masks stay."""
-    return jax.tree.map(
-        lambda a: np.asarray(a) if a.dtype == bool else np.asarray(a, np.float64), given
-    )
+    """As float64 NumPy; masks and segments stay."""
+    return jax.tree.map(lambda a: np.asarray(a, np.float64 if a.dtype == "f4" else None), given)
 
 
 def call(case, queries, sources, **options):
@@ -59,7 +59,7 @@ def gradients(case, queries, sources, weights, **options):
 
     def loss(values, pairs):
         streams = [q._replace(values=v) for q, v in zip(queries, values, strict=True)]
-        read = [Source(k, v, s.mask) for (k, v), s in zip(pairs, sources, strict=True)]
+        read = [s._replace(key=k, value=v) for (k, v), s in zip(pairs, sources, strict=True)]
         outs = call(case, streams, read, **options)
         return sum(jnp.vdot(w, out) for w, out in zip(weights, outs, strict=True))
 
@@ -74,7 +74,7 @@ def some_weights(queries):
 
 @pytest.mark.parametrize("backend", ["reference", "xla"])
 @pytest.mark.parametrize("missing", MISSING)
-@pytest.mark.parametrize("case", cases.TESTED, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", cases.TESTED + cases.PACKED, ids=lambda case: case.name)
 def test_values_are_those_of_float64(case, missing, backend):
     case = replace(case, missing=missing)
     queries, sources = cases.arrays(case)
@@ -84,7 +84,7 @@ def test_values_are_those_of_float64(case, missing, backend):
 
 @pytest.mark.parametrize("backend", ["reference", "xla"])
 @pytest.mark.parametrize("missing", ["none", "some"])
-@pytest.mark.parametrize("case", cases.TESTED[3:], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", cases.TESTED[3:] + cases.PACKED, ids=lambda case: case.name)
 def test_gradients_are_differences_of_float64(case, missing, backend):
     case = replace(case, missing=missing)
     queries, sources = cases.arrays(case)
@@ -108,8 +108,8 @@ def test_gradients_are_differences_of_float64(case, missing, backend):
             values, pairs = jax.tree.unflatten(tree, moved)
             outs = by_hand(
                 case,
-                [Queries(v, q.mask) for v, q in zip(values, queries, strict=True)],
-                [Source(k, v, s.mask) for (k, v), s in zip(pairs, sources, strict=True)],
+                [Queries(v, *q[1:]) for v, q in zip(values, queries, strict=True)],
+                [Source(k, v, *s[2:]) for (k, v), s in zip(pairs, sources, strict=True)],
             )
             return sum(np.vdot(w, out) for w, out in zip(weights, outs, strict=True))
 
@@ -128,9 +128,20 @@ def test_what_is_wholly_absent_gives_zeros_and_zero_gradients(backend):
     assert not any(np.any(np.asarray(a) != 0) for a in jax.tree.leaves((outs, found)))
 
 
+def test_without_segments_tokens_are_of_segment_0():
+    (query,), (source,) = cases.arrays(cases.TESTED[0])
+    segment = jnp.broadcast_to((jnp.arange(24) % 3).astype("int32"), (2, 24))
+    options = {"heads": 2, "target": CPU, "backend": "xla"}
+    (found,) = stream_attention([query._replace(segment=segment)], [source], **options)
+    (due,) = stream_attention([query], [source], **options)
+    np.testing.assert_array_equal(found[:, ::3], due[:, ::3])
+    assert not np.any(found[:, 1::3])
+    assert not np.any(found[:, 2::3])
+
+
 @pytest.mark.parametrize("missing", MISSING)
 def test_the_portable_form_has_the_gradients_of_the_reference(missing):
-    for case in cases.TESTED:
+    for case in cases.TESTED + cases.PACKED:
         case = replace(case, missing=missing)
         queries, sources = cases.arrays(case)
         weights = some_weights(queries)
@@ -192,5 +203,7 @@ def test_arrays_that_do_not_fit_are_refused():
     refused("source 0 has keys of shape", source=source._replace(value=source.value[:, 1:]))
     refused(r"keys 0 have shape \(1, 24, 32\)", source=source._replace(key=source.key[:1]))
     refused("mask of queries 0 is float32", query=query._replace(mask=jnp.ones((2, 24))))
+    segment = jnp.zeros((2, 25), "int32")
+    refused(r"segments are int32 of shape \(2, 25\)", source=source._replace(segment=segment))
     with pytest.raises(FusekitError, match="no stream reads the source 1"):
         stream_attention([query], [source, source], heads=2, target=CPU, reads=((0,),))

@@ -19,7 +19,7 @@ V5E = Devices(StandIn("tpu", "TPU v5 lite"))
 H100 = Devices(StandIn("gpu", "NVIDIA H100", "9.0"))
 
 
-def graph(*, compute="bfloat16", causal=False, **mesh):
+def graph(*, compute="bfloat16", causal=False, batch=8, **mesh):
     stack = {"type": "transformer", "depth": 3, "width": 32, "heads": 2}
     pair = {"inputs": ["a_z", "b_z"]}
     return fusekit.resolve(
@@ -41,7 +41,7 @@ def graph(*, compute="bfloat16", causal=False, **mesh):
                 "pairs": {"type": "siglip", **pair},
                 "volume": {"type": "gram", **pair},
             },
-            train={"compute": compute, "batch": 8},
+            train={"compute": compute, "batch": batch},
             mesh=mesh,
         )
     )
@@ -66,6 +66,17 @@ def test_auto():
     assert by_component(graph(), H100) == {**dict.fromkeys(STACKS, "gpu"), **few}
     wide = graph(compute="float32")
     assert by_component(wide, H100) == {**dict.fromkeys(STACKS, "xla"), **few}
+
+
+def test_auto_of_many_rows_takes_kernels_for_what_the_model_computes_in():
+    def of_losses(devices, compute):
+        found = by_component(graph(compute=compute, batch=4096), devices)
+        return [found[loss] for loss in sorted(LOSSES)]
+
+    assert of_losses(H100, "bfloat16") == ["gpu", "xla", "xla"]
+    assert of_losses(H100, "float32") == ["xla", "xla", "xla"]
+    # of volumes, rounding would be too much; what else TPUs multiply is bfloat16 in any case
+    assert of_losses(V5E, "bfloat16") == of_losses(V5E, "float32") == ["tpu", "tpu", "xla"]
 
 
 @pytest.mark.parametrize("kernel", ["xla", "reference"])

@@ -21,6 +21,7 @@ from fusekit_modules.layers.expect import expect_same, expect_sequence
 from fusekit_modules.layers.mask_rule import Rule, as_added, described
 from fusekit_modules.layers.mlp import MLP
 from fusekit_modules.layers.norm import LayerNorm
+from fusekit_modules.layers.sight import Sight
 
 S = TypeVar("S", Signature, Stream)
 
@@ -108,20 +109,23 @@ class Reading(nnx.Module):
         normal = [s.with_(values=self.source_norm(s.clean().values)) for s in sources]
         keys = [self.attention.keys_values(source) for source in normal]
         queries = self.attention.queries(x.with_(values=self.norm(x.values)))
-        there = both([readable(keys), self.ruled(x, sources, own)])
-        update = self.gated(0, self.attention.read(queries, keys, masks=[there], context=context))
+        sight = self.ruled(x, sources, own)
+        update = self.gated(0, self.attention.read(queries, keys, masks=[sight], context=context))
         if self.mlp is None or self.mlp_norm is None:
             return update
         fed = self.gated(1, self.mlp(self.mlp_norm(x.values + update)))
+        there = both([readable(keys), None if sight is None else sight.whole()])
         if there is not None:
             fed = jnp.where(jnp.any(there, axis=-1)[..., None], fed, jnp.zeros((), fed.dtype))
         return update + fed
 
-    def ruled(self, x: Stream, sources: Sequence[Stream], own: int) -> Array | None:
+    def ruled(self, x: Stream, sources: Sequence[Stream], own: int) -> Sight | None:
         """Who may read whom by `attend` and by segments; `None`: all."""
         packed = any(stream.segment is not None for stream in (x, *sources))
         rule = self.rule or (Rule.of("all", own=False) if packed else None)
-        return None if rule is None else rule(described([as_added(x, own)]), described(sources))
+        if rule is None:
+            return None
+        return rule.sight(described([as_added(x, own)]), described(sources))
 
 
 class CrossAttention(Operator):

@@ -1,8 +1,7 @@
 """Attention by kernels (`fusekit_modules.ops.stream_attention`), where they can and it pays."""
 
 from collections.abc import Sequence
-from functools import partial, reduce
-from typing import Any
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +9,7 @@ from jaxtyping import Array, Bool, Float
 
 from fusekit.context import Context
 from fusekit.layered import KeyValue
+from fusekit_modules.layers.allowed import Allowed
 from fusekit_modules.layers.sight import Mask, Sight
 from fusekit_modules.ops import Target
 from fusekit_modules.ops.dispatch import Reason
@@ -32,15 +32,20 @@ def by_kernel(
 
     Raises `BackendError` if the component asks by name for what cannot.
     """
-    target, unfit = target_of(context), _unfit(masks, context)
+    target, found = target_of(context), Allowed.of(masks, query.shape[0])
+    allowed, unfit = (Allowed(), found) if isinstance(found, str) else (found, None)
+    if "attention" in context.collector.wants:
+        unfit = "attention maps are asked for"
 
     def reason(backend: str) -> Reason:
         if unfit is not None:
             return unfit
-        return unsupported(backend, *_shapes(query, sources), heads=query.shape[2], target=target)
+        shapes = jax.eval_shape(partial(_given, query, sources), allowed)
+        return unsupported(backend, *shapes, heads=query.shape[2], target=target)
 
     longest = max(array.shape[1] for array in (query, *(source.key for source in sources)))
-    kernels = ("gpu", "tpu", "splash") if longest > LONGEST else ("gpu", "tpu")
+    long = longest > LONGEST or allowed.segments is not None
+    kernels = ("gpu", "tpu", "splash") if long else ("gpu", "tpu")
     choice = chosen(
         context,
         "attention",
@@ -55,17 +60,14 @@ def by_kernel(
     )
     if choice.backend == "xla":
         return None
-    keys = _of_keys(masks, query.shape[0])
     (mixed,) = stream_attention(
-        [Queries(_flat(query))],
-        _sources(query, sources, keys),
+        *_given(query, sources, allowed),
         heads=query.shape[2],
         target=target,
         layout=context.layout,
         backend=choice.backend,
     )
-    seen = None if keys is None else jnp.broadcast_to(jnp.any(keys, 1)[:, None], query.shape[:2])
-    return mixed.reshape(query.shape), seen
+    return mixed.reshape(query.shape), allowed.seen(query.shape[1])
 
 
 def in_a_ring(query: Float[Array, "b q h k"], context: Context) -> None:
@@ -90,43 +92,19 @@ def _doubt(query: Float[Array, "b q h k"], target: Target) -> Reason:
     return None
 
 
-def _unfit(masks: Sequence[Mask | Sight], context: Context) -> Reason:
-    """Why only the portable form can; `None` if others may."""
-    if "attention" in context.collector.wants:
-        return "attention maps are asked for"
-    if any(isinstance(mask, Sight) or mask.shape[-2] != 1 for mask in masks):
-        return "what may be read differs from query to query"
-    return None
-
-
-def _shapes(query: Array, sources: Sequence[KeyValue]) -> tuple[list[Queries], list[Source]]:
-    """What the operation would be given, without its contents and masks."""
-
-    def flat(array: Array) -> Any:
-        shape = (*array.shape[:2], array.shape[2] * array.shape[3])
-        return jax.ShapeDtypeStruct(shape, query.dtype)
-
-    return [Queries(flat(query))], [Source(flat(s.key), flat(s.value)) for s in sources]
-
-
-def _of_keys(masks: Sequence[Any], batch: int) -> Bool[Array, "b k"] | None:
-    """Which keys may be read."""
-    if not masks:
-        return None
-    both = reduce(jnp.logical_and, [mask[..., 0, :] for mask in masks])
-    return jnp.broadcast_to(both, (batch, both.shape[-1]))
-
-
-def _sources(query: Array, sources: Sequence[KeyValue], keys: Array | None) -> list[Source]:
-    """Keys and values in the dtype of the queries, each source with its part of the mask."""
-    found, at = [], 0
+def _given(
+    query: Array, sources: Sequence[KeyValue], allowed: Allowed
+) -> tuple[list[Queries], list[Source]]:
+    """Queries, and keys and values in their dtype, each source with its part of what may be
+    read."""
+    own = None if allowed.segments is None else allowed.segments[0]
+    read, at = [], 0
     for source in sources:
-        count = source.key.shape[1]
-        mask = None if keys is None else jax.lax.slice_in_dim(keys, at, at + count, axis=1)
+        stop = at + source.key.shape[1]
         key, value = (_flat(x.astype(query.dtype)) for x in (source.key, source.value))
-        found.append(Source(key, value, mask))
-        at += count
-    return found
+        read.append(Source(key, value, *allowed.cut(at, stop)))
+        at = stop
+    return [Queries(_flat(query), None, own)], read
 
 
 def _flat(x: Float[Array, "b t h k"]) -> Float[Array, "b t hk"]:

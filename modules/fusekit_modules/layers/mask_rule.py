@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool
 
 from fusekit.stream import Stream, concatenate, label_id
 from fusekit_modules.layers.attend import Attend, Clause, Rules, by_query
-from fusekit_modules.layers.sight import Sight
+from fusekit_modules.layers.sight import Sight, alike
 
 
 def as_added(stream: Stream, own: int = 0) -> Stream:
@@ -96,6 +96,8 @@ class Rule:
 
     def sight(self, queries: Stream, keys: Stream) -> Sight:
         """The mask, not made yet."""
+        if self.rules == by_query("all"):
+            return Sight(alike, Tokens.of(queries).segment, Tokens.of(keys).segment)
         labels = tuple(dict.fromkeys(span.label for span in keys.spans))
         asked = [clause.label for _, clauses in self.rules for clause in clauses]
         words = [clause.word for _, clauses in self.rules for clause in clauses]

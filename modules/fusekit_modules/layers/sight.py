@@ -11,6 +11,12 @@ from jaxtyping import Array, Bool
 Mask = Bool[Array, "*b q k"]
 
 
+def alike(queries: Any, keys: Any) -> Any:
+    """The rule of a `Sight` by which tokens read those of the same number, such as their segment's;
+    attention may have a kernel for it."""
+    return queries == keys
+
+
 def beside(column: Any, axis: int) -> Any:
     """A column with a new axis at `axis`: -1 for queries, -2 for keys. NumPy arrays stay such."""
     known = isinstance(column, np.ndarray)

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from fusekit.component import Coupling, LossSpec, Positive, Signatures
 from fusekit.config.reference import Refs
+from fusekit.context import Context
 from fusekit.parameter import parameter
 from fusekit.stream import Stream
 from fusekit_modules.heads._readout import unit
@@ -65,14 +66,26 @@ class Contrast(nnx.Module):
         self.scale = parameter(rngs, init, (), ()) if spec.learn else None
 
     def inverse(self, dtype: Any) -> Float[Array, ""]:
-        """One over the temperature."""
+        """One over the temperature, in float32 or wider."""
         log_scale = self.first if self.scale is None else self.scale[...]
+        dtype = jnp.promote_types(dtype, jnp.float32)
         return jnp.exp(at_most(jnp.asarray(log_scale, dtype), self.bound))
 
 
 def units(streams: Mapping[str, Stream], valid: Bool[Array, "b"]) -> list[Float[Array, "b d"]]:
     """The inputs `[b, d]` in order, scaled to length one; zeros in rows that do not count."""
     return [unit(keep(wide(s.values), valid)) for role, s in streams.items() if role != "where"]
+
+
+def computed(vectors: Float[Array, "b d"], context: Context) -> Float[Array, "b d"]:
+    """Vectors as their products are to be taken: in bfloat16 where the model computes in it, else
+    as they are. Sums of products, and what is made of them, are in float32 all the same.
+
+    What a head has scaled to length one and rounded is the same again, but for its length, which is
+    off by about 1e-4. So a contrast is of what the model gave, within another rounding of the same
+    size at most.
+    """
+    return vectors.astype(jnp.bfloat16) if context.dtype == jnp.bfloat16 else vectors
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))

@@ -44,7 +44,11 @@ class GramSpec(ContrastSpec):
 
 
 class Gram(Contrast):
-    """Vectors `[b, d]`, two or more; owns the logarithm of the inverse temperature."""
+    """Vectors `[b, d]`, two or more; owns the logarithm of the inverse temperature.
+
+    They are of float32 also where the model computes in bfloat16: a height is a difference of
+    squares, and of rounded vectors small volumes would be of rounding errors (docs/kernels.md).
+    """
 
     def __call__(self, streams: dict[str, Stream], *, rows: Any, context: Context) -> LossValue:
         valid = counted(streams, rows, tokens=None)

@@ -15,7 +15,7 @@ from fusekit.errors import WiringError
 from fusekit.stream import Stream
 from fusekit_modules.heads._readout import unit
 from fusekit_modules.layers.expect import expect_same, expect_vector
-from fusekit_modules.losses._contrast import Contrast, ContrastSpec, directions
+from fusekit_modules.losses._contrast import Contrast, ContrastSpec, computed, directions
 from fusekit_modules.losses._count import counted, keep, summed, wide
 from fusekit_modules.losses._positives import check_positives
 from fusekit_modules.losses._queue import Queue
@@ -113,11 +113,12 @@ class InfoNce(Contrast):
 
     def __call__(self, streams: dict[str, Stream], *, rows: Any, context: Context) -> LossValue:
         valid = counted(streams, rows, tokens=None)
-        queries = [self._compared(streams[name], valid) for name in self.names]
-        teachers = [jax.lax.stop_gradient(self._compared(streams[n], valid)) for n in self.soft]
+        queries = [self._compared(streams[name], valid, context) for name in self.names]
+        taught = [self._compared(streams[name], valid, context) for name in self.soft]
+        teachers = [jax.lax.stop_gradient(vectors) for vectors in taught]
         labels = streams["positives"].values if "positives" in streams else None
         scale = self.inverse(queries[0].dtype)
-        each = jnp.zeros(valid.shape, queries[0].dtype)
+        each = jnp.zeros(valid.shape, scale.dtype)
         for query, key in self.pairs:
             queued = self.queue is not None and (bool(teachers) or query < key)
             if not teachers and self.queue is None and query > key:
@@ -150,6 +151,8 @@ class InfoNce(Contrast):
         labels = labels.astype(held.dtype)
         return y, columns, dict[str, Any](keys=labels, column_keys=jnp.concatenate([labels, held]))
 
-    def _compared(self, stream: Stream, valid: Bool[Array, "b"]) -> Float[Array, "b d"]:
+    def _compared(
+        self, stream: Stream, valid: Bool[Array, "b"], context: Context
+    ) -> Float[Array, "b d"]:
         values = keep(wide(stream.values), valid)
-        return unit(values) if self.similarity == "cosine" else values
+        return computed(unit(values) if self.similarity == "cosine" else values, context)

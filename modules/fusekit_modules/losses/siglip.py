@@ -10,7 +10,7 @@ from fusekit.component import LossValue, Positive, Signatures, register
 from fusekit.context import Context
 from fusekit.parameter import parameter
 from fusekit.stream import Stream
-from fusekit_modules.losses._contrast import Contrast, ContrastSpec, units
+from fusekit_modules.losses._contrast import Contrast, ContrastSpec, computed, units
 from fusekit_modules.losses._count import counted, summed
 from fusekit_modules.ops.contrastive import siglip
 
@@ -46,7 +46,7 @@ class Siglip(Contrast):
 
     def __call__(self, streams: dict[str, Stream], *, rows: Any, context: Context) -> LossValue:
         valid = counted(streams, rows, tokens=None)
-        a, b = units(streams, valid)
-        bias = self.offset if self.bias is None else self.bias[...]
-        scale, bias = self.inverse(a.dtype), jnp.asarray(bias, a.dtype)
+        a, b = (computed(vectors, context) for vectors in units(streams, valid))
+        scale = self.inverse(a.dtype)
+        bias = jnp.asarray(self.offset if self.bias is None else self.bias[...], scale.dtype)
         return summed(siglip(a, b, scale, bias, valid, context=context), valid)

@@ -8,7 +8,7 @@ from pydantic import Field
 from fusekit.component import LossValue, Signatures, register
 from fusekit.context import Context
 from fusekit.stream import Stream
-from fusekit_modules.losses._contrast import Contrast, ContrastSpec, units
+from fusekit_modules.losses._contrast import Contrast, ContrastSpec, computed, units
 from fusekit_modules.losses._count import counted, summed
 from fusekit_modules.ops.contrastive import symile
 
@@ -48,6 +48,6 @@ class Symile(Contrast):
 
     def __call__(self, streams: dict[str, Stream], *, rows: Any, context: Context) -> LossValue:
         valid = counted(streams, rows, tokens=None)
-        vectors = units(streams, valid)
+        vectors = [computed(one, context) for one in units(streams, valid)]
         options: Any = {"negatives": self.negatives, "context": context}
         return summed(symile(vectors, self.inverse(vectors[0].dtype), valid, **options), valid)

@@ -11,7 +11,9 @@ from flax import nnx
 from fusekit.context import Collector, Context
 from fusekit.errors import FusekitError
 from fusekit.stream import Span, Stream
+from fusekit_modules.fusion.cross_attention import CrossAttentionSpec, Reading
 from fusekit_modules.layers.attention import Attention
+from fusekit_modules.layers.block import Block
 
 CPU = jax.devices("cpu")[0]
 H100 = SimpleNamespace(platform="gpu", device_kind="NVIDIA H100", compute_capability="9.0")
@@ -106,3 +108,67 @@ def test_long_streams_take_splash_on_tpus(tokens, backend):
     given = Stream(jnp.zeros((1, tokens, 64), jnp.bfloat16), spans=(Span("a", tokens),))
     jax.eval_shape(lambda one: attention(one, context=context), given)
     assert [choice.backend for choice in choices] == [backend]
+
+
+SEGMENT = np.array([[0, 0, 3, 3, 3], [4, 1, 4, 1, 1]], "int32")
+
+
+def packed(kernel, mask):
+    """What a block gives for packed streams, and gradients of its weights and of the tokens."""
+    graph, params = nnx.split(Block(16, 2, hidden=8, rngs=nnx.Rngs(0)))
+    context = Context(device=CPU, kernel=kernel)
+    values = jnp.asarray(np.random.default_rng(1).normal(size=(2, 5, 16)), jnp.float32)
+
+    def total(params, values):
+        given = Stream(values, mask, spans=(Span("a", 5),), segment=jnp.asarray(SEGMENT))
+        out = nnx.merge(graph, params)(given, context=context).stream.values
+        return jnp.sum(jnp.sin(out)), out
+
+    grads, out = jax.grad(total, (0, 1), has_aux=True)(params, values)
+    return out, jax.tree.leaves(grads)
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_packed_streams_get_what_the_portable_form_gives(mask):
+    mask = None if MASKS[mask] is None else jnp.asarray(MASKS[mask])
+    found, due = packed("reference", mask), packed("xla", mask)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(due), strict=True):
+        np.testing.assert_allclose(one, other, atol=5e-6)
+
+
+def backend(call, tokens, *, packed, kernel="pallas", device=V5E):
+    """Which runs the attention of a stream, and why."""
+    choices: dict = {}
+    collector = Collector((), choices)
+    context = Context(device=device, kernel=kernel, named=False, path="it", collector=collector)
+    segment = jnp.arange(tokens, dtype="int32") // 7 if packed else None
+    values = jnp.zeros((1, tokens, 64), jnp.bfloat16)
+    given = Stream(values, spans=(Span("a", tokens),), segment=segment)
+    jax.eval_shape(lambda one: call(one, context), given)
+    (choice,) = choices
+    return choice.backend, choice.why
+
+
+@pytest.mark.parametrize("tokens", [64, 1040])
+def test_packed_streams_take_splash_on_tpus(tokens):
+    def stack(**settings):
+        block = Block(64, 1, hidden=8, rngs=nnx.Rngs(0), **settings)
+        return lambda one, context: block(one, context=context).stream
+
+    plain, ruled = stack(), stack(attend="all")
+    unpacked = "tpu" if tokens == 64 else "splash"
+    for call in (plain, ruled):
+        assert backend(call, tokens, packed=True) == ("splash", "as asked")
+        assert backend(call, tokens, packed=False) == (unpacked, "as asked")
+    assert "has not been measured" in backend(plain, tokens, packed=True, kernel="auto")[1]
+    assert "from segment to segment" in backend(plain, tokens, packed=True, device=H100)[1]
+    causal = backend(stack(causal=True), tokens, packed=True)
+    assert causal[0] == "xla"
+    assert "differs from query to query" in causal[1]
+
+    reading = Reading(CrossAttentionSpec(heads=1, hidden=8), 64, 64, rngs=nnx.Rngs(0))
+
+    def crossed(one, context):
+        return reading(one, [one], own=one.length, context=context)
+
+    assert backend(crossed, tokens, packed=True) == ("splash", "as asked")

@@ -37,9 +37,10 @@ def backward(
     """The gradient by the operands, from those by what `forward` found less the right scores.
 
     Each side by itself: so what is nearly won is the difference of a share and of one, and not of
-    two shares and of two.
+    two shares and of two. Nothing is rounded before all is summed.
     """
     del found
+    full = jax.tree.map(lambda leaf: leaf.astype(given.wide), given)
     right = positives.counting(rows, columns)
     same = right.rows[:, None] == right.columns[None]
     shares = positives.row_share, positives.column_share
@@ -48,8 +49,8 @@ def backward(
         own = jnp.sum(jnp.where(same, _scores(kind, given), 0), axis=1 - side)
         return forward(kind, given, rows, columns)[side] - shares[side] * own
 
-    found_by = (jax.vjp(partial(less, side), given)[1](grads[side])[0] for side in (0, 1))
-    return jax.tree.map(jnp.add, *found_by)
+    found_by = (jax.vjp(partial(less, side), full)[1](grads[side])[0] for side in (0, 1))
+    return jax.tree.map(lambda a, b, leaf: (a + b).astype(leaf.dtype), *found_by, given)
 
 
 def _scores(kind: Kind, given: Operands) -> Float[Array, "b n"]:

@@ -78,13 +78,15 @@ def symile(
 
     As `info_nce`, whose `options` it takes, with products of the others' rows as columns: those
     of one row for `samples`, every combination for `all`. Of the latter some `COLUMNS` are
-    multiplied out at once, and again for the gradient.
+    multiplied out at once, and again for the gradient. They are made in float32 or wider, and
+    rounded once.
     """
     vectors = [only(vector, rows) for vector in vectors]
-    each = jnp.zeros(rows.shape, jnp.promote_types(vectors[0].dtype, jnp.float32))
+    wide = [vector.astype(jnp.promote_types(vector.dtype, jnp.float32)) for vector in vectors]
+    each = jnp.zeros(rows.shape, wide[0].dtype)
     for index, anchor in enumerate(vectors):
-        others = [*vectors[:index], *vectors[index + 1 :]]
-        product = math.prod(others[1:], start=others[0])
+        others = [*wide[:index], *wide[index + 1 :]]
+        product = math.prod(others[1:], start=others[0]).astype(anchor.dtype)
         if negatives == "samples":
             each = each + info_nce(anchor, product, scale, rows, rows, **options)[0]
         else:
@@ -114,7 +116,7 @@ def _among_all(
     wide = jnp.promote_types(anchor.dtype, jnp.float32)
     nothing = jnp.full(rows.shape, jnp.finfo(wide).min / 2)
     total, _ = lax.scan(one, nothing, (values, counts))
-    own = scale * jnp.sum((anchor * product).astype(total.dtype), axis=1)
+    own = scale * jnp.sum(anchor.astype(wide) * product.astype(wide), axis=1)
     return jnp.where(rows, total - own, 0)
 
 
@@ -125,7 +127,7 @@ def _pairs(a: Float[Array, "b d"], b: Float[Array, "c d"]) -> Float[Array, "n d"
 
 def _totals(x: Array, scale: Array, rows: Array, y: Array, columns: Array, **options: Any) -> Array:
     """By row, the log of the summed exponentials over the columns that count."""
-    how = How.of(**options)
+    how, y = How.of(**options), y.astype(x.dtype)
     x, y = multiplied(x, how.target), multiplied(only(y, columns), how.target)
     given = Operands(x, y[None], scalar(scale, x), scalar(0, x))
     none = own_only(rows & False, columns & False, given.wide)

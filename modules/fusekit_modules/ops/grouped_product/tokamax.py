@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from fusekit_modules.ops import optional
 from fusekit_modules.ops.dispatch import Reason
+from fusekit_modules.ops.reasons import other_dtype
 from fusekit_modules.ops.target import Target
 
 KERNELS = {"tpu": "mosaic_tpu", "gpu": "triton"}
@@ -21,12 +22,7 @@ def unsupported(target: Target, rows: Any, weights: Any) -> Reason:
     """Why it cannot."""
     if target.platform not in KERNELS:
         return f"the target is a {target}"
-    if (reason := optional.lacks_tokamax()) is not None:
-        return reason
-    for array in (rows, weights):
-        if array.dtype not in (jnp.float32, jnp.bfloat16):
-            return f"{array.dtype} is not float32 or bfloat16"
-    return None
+    return optional.lacks_tokamax() or other_dtype(rows, weights)
 
 
 def forward(

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from fusekit_modules.ops.dispatch import Reason
+from fusekit_modules.ops.reasons import other_chip, other_dtype
 from fusekit_modules.ops.target import Target
 
 megablox: Any = import_module("jax.experimental.pallas.ops.tpu.megablox.gmm")
@@ -27,14 +28,7 @@ float32 sum then fit the 16 MiB that a kernel gets by default."""
 
 def unsupported(target: Target, rows: Any, weights: Any) -> Reason:
     """Why it cannot."""
-    if target.platform != "tpu":
-        return f"the target is a {target}"
-    if target.generation not in GENERATIONS and not target.interpret:
-        return f"it was not compiled for {target}"
-    for array in (rows, weights):
-        if array.dtype not in (jnp.float32, jnp.bfloat16):
-            return f"{array.dtype} is not float32 or bfloat16"
-    return None
+    return other_chip(target, GENERATIONS) or other_dtype(rows, weights)
 
 
 def forward(

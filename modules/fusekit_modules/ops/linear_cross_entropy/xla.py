@@ -22,9 +22,11 @@ LEAST, LANES = 512, 128
 
 def chunks(rows: int, vocabulary: int, size: int | None = None) -> tuple[int, int]:
     """How many words a chunk has, and how many whole chunks there are before the last, which may be
-    smaller."""
+    smaller. Of rows whose number is not known, as in a program that is exported for any, a chunk
+    has the fewest words."""
     if size is None:
-        size = max(ELEMENTS // max(rows, 1), LEAST)
+        known = isinstance(rows, int)
+        size = max(ELEMENTS // max(rows, 1), LEAST) if known else LEAST
         count = -(-vocabulary // size)
         size = -(-vocabulary // count // LANES) * LANES
     size = min(size, vocabulary)
@@ -33,7 +35,7 @@ def chunks(rows: int, vocabulary: int, size: int | None = None) -> tuple[int, in
 
 def forward(given: Linear, target: Int[Array, "n"], *, chunk: int | None = None) -> Ends:
     """As `reference.forward`, with running maxima (Milakov & Gimelshein 2018, algorithm 3)."""
-    rows = len(given.features)
+    rows = given.features.shape[0]
 
     def one(ends: Any, at: Any, size: int) -> Any:
         most, total, own = ends
@@ -82,7 +84,7 @@ def backward(
 def _over(given: Linear, chunk: int | None, one: Callable[[Any, Any, int], Any], first: Any) -> Any:
     """Folds `one(carry, first word, words)` over the chunks."""
     vocabulary = given.kernel.shape[1]
-    size, whole = chunks(len(given.features), vocabulary, chunk)
+    size, whole = chunks(given.features.shape[0], vocabulary, chunk)
     if whole:
         starts = size * jnp.arange(whole, dtype=jnp.int32)
         first, _ = lax.scan(lambda carry, at: (one(carry, at, size), None), first, starts)

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from fusekit_modules.ops.dispatch import Reason
 from fusekit_modules.ops.low_rank import floors
 from fusekit_modules.ops.low_rank.form import Given
+from fusekit_modules.ops.reasons import other_chip, other_dtype
 from fusekit_modules.ops.target import Target
 
 GENERATIONS = ("v5e", "v5p", "v6e")
@@ -29,15 +30,11 @@ products run beside the multiplication of the last one's factors."""
 
 def unsupported(target: Target, given: Given) -> Reason:
     """Why the kernel cannot."""
-    if target.platform != "tpu":
-        return f"the target is a {target}"
-    if target.generation not in GENERATIONS and not target.interpret:
-        return f"it was not compiled for {target}"
-    dtype = given.vectors[0].dtype
-    if dtype not in (jnp.float32, jnp.bfloat16):
-        return f"{dtype} is not float32 or bfloat16"
+    vector = given.vectors[0]
+    if (reason := other_chip(target, GENERATIONS) or other_dtype(vector)) is not None:
+        return reason
     width = sum(vector.shape[1] for vector in given.vectors)
-    needed = 2 * width * (ROWS + COLUMNS) * dtype.itemsize
+    needed = 2 * width * (ROWS + COLUMNS) * vector.dtype.itemsize
     if needed > VMEM // 2:
         return f"vectors of {width} features in all do not fit into its memory"
     return None

@@ -25,6 +25,7 @@ class Case:
       reads: which streams read which; default: its own source, and those beyond the streams.
       missing: what is absent: nothing; padding at the end of each and a quarter of tokens; whole
         streams, about a third of them; everything. What is absent holds NaN and infinities.
+      segments: into how many segments tokens are packed, in any order; 0: no segments.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Case:
     sources: tuple[int, ...]
     reads: Reads | None = None
     missing: Missing = "none"
+    segments: int = 0
 
     @property
     def own(self) -> bool:
@@ -50,6 +52,13 @@ TESTED = (
     Case("both ways", 2, 1, 24, (9, 4), (12, 4), ((0, 1), (1,))),
 )
 """Small, with lengths that divide by nothing; for interpreted kernels."""
+
+PACKED = (
+    Case("packed", 2, 2, 16, (24,), (24,), segments=3),
+    Case("packed, shared", 2, 2, 16, (18, 7), (18, 7, 4), segments=2),
+    Case("packed latents", 2, 1, 16, (5,), (33, 10), ((0, 1),), segments=4),
+)
+"""Small; tokens of several segments side by side."""
 
 TIMED = (
     Case("bottleneck", 32, 12, 64, (200, 404, 36), (200, 404, 36)),
@@ -84,6 +93,20 @@ def masks(case: Case, rng: np.random.Generator) -> tuple[list, list]:
     return [one(length) for length in case.queries], sources
 
 
+def segments(case: Case, rng: np.random.Generator) -> tuple[list, list]:
+    """Segments of streams and of sources, or `None` each."""
+
+    def one(length: int) -> jnp.ndarray | None:
+        if not case.segments:
+            return None
+        return jnp.asarray(rng.integers(0, case.segments, (case.batch, length)), jnp.int32)
+
+    sources = [one(length) for length in case.sources]
+    if case.own:
+        return sources[: len(case.queries)], sources
+    return [one(length) for length in case.queries], sources
+
+
 def arrays(
     case: Case, dtype: jnp.dtype | type = jnp.float32, *, seed: int = 0
 ) -> tuple[tuple[Queries, ...], tuple[Source, ...]]:
@@ -100,12 +123,14 @@ def arrays(
     def given(mask: np.ndarray | None) -> jnp.ndarray | None:
         return None if mask is None else jnp.asarray(mask)
 
+    own, theirs = segments(case, np.random.default_rng(seed + 1))
     queries = tuple(
-        Queries(values(n, m), given(m)) for n, m in zip(case.queries, of_queries, strict=True)
+        Queries(values(n, m), given(m), s)
+        for n, m, s in zip(case.queries, of_queries, own, strict=True)
     )
     sources = tuple(
-        Source(values(n, m), values(n, m), given(m))
-        for n, m in zip(case.sources, of_sources, strict=True)
+        Source(values(n, m), values(n, m), given(m), s)
+        for n, m, s in zip(case.sources, of_sources, theirs, strict=True)
     )
     return queries, sources
 

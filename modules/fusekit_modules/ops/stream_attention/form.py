@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from jaxtyping import Array, Bool, Float
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
 
 from fusekit.errors import FusekitError
 
@@ -14,20 +15,43 @@ class Queries(NamedTuple):
     """Tokens of one stream that read, heads side by side on the last axis.
 
     A token whose `mask` is false is not there, whatever its values: it reads nothing, and what
-    comes of it is zero. No mask: all are there.
+    comes of it is zero. No mask: all are there. A token reads those of its own `segment` alone; no
+    segments: all are of segment 0.
     """
 
     values: Float[Array, "b q hd"]
     mask: Bool[Array, "b q"] | None = None
+    segment: Int[Array, "b q"] | None = None
 
 
 class Source(NamedTuple):
     """Keys and values of tokens that are read. Where `mask` is false they are not there, whatever
-    the contents. No mask: all are there."""
+    the contents. No mask: all are there; no segments: all are of segment 0."""
 
     key: Float[Array, "b k hd"]
     value: Float[Array, "b k hd"]
     mask: Bool[Array, "b k"] | None = None
+    segment: Int[Array, "b k"] | None = None
+
+
+SEGMENTS = "what may be read differs from segment to segment"
+"""Why a kernel cannot that knows none."""
+
+
+def packed(queries: Sequence[Queries], sources: Sequence[Source]) -> bool:
+    """Whether tokens are of segments."""
+    return any(given.segment is not None for given in (*queries, *sources))
+
+
+def longest(queries: Sequence[Queries], sources: Sequence[Source]) -> int:
+    """Tokens of the longest stream or source."""
+    return max(given[0].shape[1] for given in (*queries, *sources))
+
+
+def segments(given: Queries | Source) -> Int[Array, "b t"]:
+    """Of each token."""
+    none = given[0].shape[:2]
+    return jnp.zeros(none, jnp.int32) if given.segment is None else given.segment
 
 
 Reads = tuple[tuple[int, ...], ...]
@@ -95,6 +119,13 @@ def form_of(
         if mask is not None and (mask.shape != array.shape[:2] or mask.dtype != bool):
             raise FusekitError(
                 f"the mask of {name} is {mask.dtype} of shape {mask.shape}, not bool of shape "
+                f"{array.shape[:2]}"
+            )
+    for given in (*queries, *sources):
+        array, segment = given[0], given.segment
+        if segment is not None and (segment.shape != array.shape[:2] or segment.dtype != "int32"):
+            raise FusekitError(
+                f"segments are {segment.dtype} of shape {segment.shape}, not int32 of shape "
                 f"{array.shape[:2]}"
             )
     for n, source in enumerate(sources):

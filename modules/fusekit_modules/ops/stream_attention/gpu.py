@@ -19,7 +19,7 @@ from fusekit_modules.ops.stream_attention._gpu_backward import keys_tile, querie
 from fusekit_modules.ops.stream_attention._gpu_forward import one_tile
 from fusekit_modules.ops.stream_attention._gpu_tiles import power
 from fusekit_modules.ops.stream_attention.floors import Floor
-from fusekit_modules.ops.stream_attention.form import Form, Queries, Source
+from fusekit_modules.ops.stream_attention.form import SEGMENTS, Form, Queries, Source, packed
 from fusekit_modules.ops.target import Target
 from fusekit_modules.ops.triton import LACKING, plgpu
 
@@ -76,6 +76,8 @@ def unsupported(
         return f"heads of {dim} are wider than {WIDEST}"
     if form.scale <= 0:
         return f"the scale {form.scale} is not positive"
+    if packed(queries, sources):
+        return SEGMENTS
     longest = max(s.key.shape[1] for s in sources)
     if longest > LONGEST:
         return f"{longest} tokens are more than {LONGEST}"

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from fusekit_modules.ops.dispatch import Reason
-from fusekit_modules.ops.stream_attention.form import Form, Queries, Source
+from fusekit_modules.ops.stream_attention.form import Form, Queries, Source, segments
 
 HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -42,7 +42,8 @@ def backward(
 
     def outs(values: list[Array], pairs: list[tuple[Array, Array]]) -> list[Array]:
         streams = [q._replace(values=v) for q, v in zip(queries, values, strict=True)]
-        read = [Source(k, v, s.mask) for (k, v), s in zip(pairs, sources, strict=True)]
+        both = zip(pairs, sources, strict=True)
+        read = [source._replace(key=key, value=value) for (key, value), source in both]
         return [out for out, _ in forward(form, streams, read)]
 
     values, pairs = [q.values for q in queries], [(s.key, s.value) for s in sources]
@@ -56,6 +57,8 @@ def _one(form: Form, stream: Queries, sources: list[Source]) -> tuple[Array, Arr
     value = jnp.concatenate([_heads(form, s.value, s.mask, dtype) for s in sources], axis=1)
     there = jnp.concatenate([mask_of(s.key, s.mask) for s in sources], axis=1)
     allowed = mask_of(stream.values, stream.mask)[:, None, :, None] & there[:, None, None, :]
+    theirs = jnp.concatenate([segments(s) for s in sources], axis=1)
+    allowed &= segments(stream)[:, None, :, None] == theirs[:, None, None, :]
     scores = form.scale * jnp.einsum("bqhd,bkhd->bhqk", query, key, precision=HIGHEST)
     low = jnp.finfo(dtype).min
     peak = jax.lax.stop_gradient(jnp.max(jnp.where(allowed, scores, low), axis=-1, keepdims=True))

@@ -64,7 +64,7 @@ class Shards:
         """Given are streams and sources, and then may be results and their gradients."""
         tokens: Any = self._tokens
         mask: Any = P(self.batch)
-        streams, sources = Queries(tokens, mask), Source(tokens, tokens, mask)
+        streams, sources = Queries(tokens, mask, mask), Source(tokens, tokens, mask, mask)
         kinds = (streams, sources, (tokens, self._logs), tokens)
         own = replace(form, heads=form.heads // prod(self.mesh.shape[a] for a in self.heads))
         return jax.shard_map(

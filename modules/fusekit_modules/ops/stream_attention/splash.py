@@ -1,7 +1,7 @@
-"""Stream attention of long streams on TPUs, by the splash attention that comes with JAX.
+"""Stream attention of long or packed streams on TPUs, by the splash attention that JAX brings.
 
-Heads get an axis of their own, which copies; short streams have kernels without (`tpu`). Each
-stream is a launch. It has a gradient of its own, so that both passes are its.
+Heads get an axis of their own, which copies; short streams without segments have kernels that do
+not (`tpu`). Each stream is a launch. It has a gradient of its own, so that both passes are its.
 """
 
 from collections.abc import Sequence
@@ -13,32 +13,34 @@ from jax.experimental.pallas.ops.tpu import splash_attention as splash
 from jaxtyping import Array, Bool, Float
 
 from fusekit_modules.ops.dispatch import Reason
-from fusekit_modules.ops.stream_attention.form import Form, Queries, Source
-from fusekit_modules.ops.stream_attention.tpu import GENERATIONS, LONGEST
+from fusekit_modules.ops.stream_attention.form import (
+    Form,
+    Queries,
+    Source,
+    longest,
+    packed,
+    segments,
+)
+from fusekit_modules.ops.stream_attention.tpu import LONGEST, unfit
 from fusekit_modules.ops.target import Target
 
 TILE = 128
 """Lengths are filled up to a multiple of it."""
 TILES = (512, 384, 256, 128)
 """Largest first; the first that divides a length is taken."""
+NOWHERE = -(1 << 31)
+"""The segment of keys that are not there: no token's own."""
 
 
 def unsupported(
     target: Target, form: Form, queries: Sequence[Queries], sources: Sequence[Source]
 ) -> Reason:
     """Why it cannot."""
-    if target.platform != "tpu":
-        return f"the target is a {target}"
-    if target.generation not in GENERATIONS:
-        return f"it was not compiled for {target}"
-    array = queries[0].values
-    if array.dtype not in (jnp.float32, jnp.bfloat16):
-        return f"{array.dtype} is not float32 or bfloat16"
-    if array.shape[2] // form.heads % 64:
-        return f"heads of {array.shape[2] // form.heads} do not divide by 64"
-    longest = max(a[0].shape[1] for a in (*queries, *sources))
-    if longest <= LONGEST:
-        return f"{longest} tokens are few enough for the kernel that copies nothing"
+    if (reason := unfit(target, form, queries, heads_of=64)) is not None:
+        return reason
+    tokens = longest(queries, sources)
+    if tokens <= LONGEST and not packed(queries, sources):
+        return f"{tokens} tokens are few enough for the kernel that copies nothing"
     return None
 
 
@@ -57,20 +59,21 @@ def forward(
 def _given(form: Form, stream: Queries, sources: list[Source]) -> tuple[Any, Bool[Array, "b q"]]:
     """Queries, keys, values and segments as the kernel takes them, and which queries read anything.
 
-    Tokens that are not there are of segments of their own, which no other token reads.
+    Keys that are not there are of a segment of their own, which no token reads.
     """
     query = _there(stream.values, stream.mask) * form.scale
     key = jnp.concatenate([_there(s.key, s.mask) for s in sources], axis=1)
     value = jnp.concatenate([_there(s.value, s.mask) for s in sources], axis=1)
-    masks = [_mask(s.mask, s.key) for s in sources]
-    readable = jnp.concatenate(masks, axis=1)
-    reads = _mask(stream.mask, query)
-    ids = splash.SegmentIds(
-        jnp.where(_filled(reads), 1, 0).astype(jnp.int32),
-        jnp.where(_filled(readable), 1, 2).astype(jnp.int32),
-    )
+    readable = jnp.concatenate([_mask(s.mask, s.key) for s in sources], axis=1)
+    own, theirs = segments(stream), jnp.concatenate([segments(s) for s in sources], axis=1)
+    theirs = jnp.where(readable, theirs, NOWHERE)
+    if packed([stream], sources):
+        some = jnp.any(own[:, :, None] == theirs[:, None], axis=2)
+    else:
+        some = jnp.any(readable, axis=1, keepdims=True)
+    ids = splash.SegmentIds(_filled(own), _filled(theirs, NOWHERE))
     arrays = (_heads(form, _filled(array)) for array in (query, key, value))
-    return (*arrays, ids), reads & jnp.any(readable, axis=1, keepdims=True)
+    return (*arrays, ids), some & _mask(stream.mask, query)
 
 
 def _kernel(form: Form, query: Float[Array, "b h q d"], key: Float[Array, "b h k d"]) -> Any:
@@ -94,10 +97,11 @@ def _mask(mask: Bool[Array, "b t"] | None, array: Array) -> Bool[Array, "b t"]:
     return jnp.ones(array.shape[:2], bool) if mask is None else mask
 
 
-def _filled(array: Array) -> Array:
-    """With zeros after the last token, up to a multiple of a tile."""
+def _filled(array: Array, value: int = 0) -> Array:
+    """With a value after the last token, up to a multiple of a tile."""
     more = -array.shape[1] % TILE
-    return jnp.pad(array, ((0, 0), (0, more), *[(0, 0)] * (array.ndim - 2)))
+    widths = ((0, 0), (0, more), *[(0, 0)] * (array.ndim - 2))
+    return jnp.pad(array, widths, constant_values=value)
 
 
 def _where(array: Float[Array, "b t hd"], there: Bool[Array, "b t"]) -> Float[Array, "b t hd"]:

@@ -15,10 +15,18 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
 from fusekit_modules.ops.dispatch import Reason
+from fusekit_modules.ops.reasons import other_chip, other_dtype
 from fusekit_modules.ops.stream_attention import _tpu_backward, _tpu_forward, floors
 from fusekit_modules.ops.stream_attention._tpu_tiles import LANES
 from fusekit_modules.ops.stream_attention.floors import Floor
-from fusekit_modules.ops.stream_attention.form import Form, Queries, Source
+from fusekit_modules.ops.stream_attention.form import (
+    SEGMENTS,
+    Form,
+    Queries,
+    Source,
+    longest,
+    packed,
+)
 from fusekit_modules.ops.target import Target
 
 GENERATIONS = ("v5e", "v5p", "v6e")
@@ -32,20 +40,22 @@ def unsupported(
     target: Target, form: Form, queries: Sequence[Queries], sources: Sequence[Source]
 ) -> Reason:
     """Why the kernel cannot."""
-    if target.platform != "tpu":
-        return f"the target is a {target}"
-    if target.generation not in GENERATIONS:
-        return f"it was not compiled for {target}"
-    array = queries[0].values
-    if array.dtype not in (jnp.float32, jnp.bfloat16):
-        return f"{array.dtype} is not float32 or bfloat16"
-    dim = array.shape[2] // form.heads
-    if dim % 16:
-        return f"heads of {dim} do not divide by 16"
-    longest = max(a[0].shape[1] for a in (*queries, *sources))
-    if longest > LONGEST:
-        return f"{longest} tokens are more than {LONGEST}"
+    if (reason := unfit(target, form, queries, heads_of=16)) is not None:
+        return reason
+    if packed(queries, sources):
+        return SEGMENTS
+    if (tokens := longest(queries, sources)) > LONGEST:
+        return f"{tokens} tokens are more than {LONGEST}"
     return None
+
+
+def unfit(target: Target, form: Form, queries: Sequence[Queries], *, heads_of: int) -> Reason:
+    """Why a kernel for TPUs cannot, whatever the streams' lengths; it takes heads of a multiple of
+    so many features."""
+    array = queries[0].values
+    dim = array.shape[2] // form.heads
+    odd = f"heads of {dim} do not divide by {heads_of}" if dim % heads_of else None
+    return other_chip(target, GENERATIONS) or other_dtype(array) or odd
 
 
 def together(form: Form, width: int) -> int:

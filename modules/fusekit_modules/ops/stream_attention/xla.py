@@ -9,10 +9,10 @@ from functools import reduce
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from fusekit_modules.ops.dispatch import Reason
-from fusekit_modules.ops.stream_attention.form import Form, Queries, Source
+from fusekit_modules.ops.stream_attention.form import Form, Queries, Source, packed, segments
 
 
 def unsupported(*_: Any) -> Reason:
@@ -25,8 +25,8 @@ def forward(
     """As `reference.forward`."""
     found = []
     for stream, read in zip(queries, form.reads, strict=True):
-        key, value, there = _joined(form, [sources[n] for n in read])
-        scores = _scores(form, _heads(form, stream.values, stream.mask), key, there)
+        key, value, allowed = _joined(form, stream, [sources[n] for n in read])
+        scores = _scores(form, _heads(form, stream.values, stream.mask), key, allowed)
         peak = jnp.maximum(jnp.max(scores, axis=-1), jnp.finfo(scores.dtype).min)
         mass = jnp.exp(scores - peak[..., None])
         total = jnp.sum(mass, axis=-1)
@@ -50,14 +50,14 @@ def backward(
     d_queries: list[Array] = []
     parts: list[list[tuple[Array, Array]]] = [[] for _ in sources]
     for stream, read, (out, lse), grad in zip(queries, form.reads, results, grads, strict=True):
-        key, value, there = _joined(form, [sources[n] for n in read])
+        key, value, allowed = _joined(form, stream, [sources[n] for n in read])
         query = _heads(form, stream.values, stream.mask)
         d_out = _heads(form, grad, stream.mask)
         high = lse.dtype
         delta = jnp.einsum(
             "bqhd,bqhd->bhq", d_out, _heads(form, out, None), preferred_element_type=high
         )
-        weights = jnp.exp(_scores(form, query, key, there) - lse[..., None])
+        weights = jnp.exp(_scores(form, query, key, allowed) - lse[..., None])
         d_value = jnp.einsum("bqhd,bhqk->bhdk", d_out, weights.astype(value.dtype))
         d_weights = jnp.einsum("bqhd,bkhd->bhqk", d_out, value, preferred_element_type=high)
         d_scores = (weights * (d_weights - delta[..., None])).astype(key.dtype)
@@ -81,20 +81,29 @@ def backward(
     return d_queries, pairs
 
 
-def _joined(form: Form, sources: list[Source]) -> tuple[Array, Array, Array | None]:
-    """Keys and values of all the sources side by side, and which are there."""
+def _joined(
+    form: Form, stream: Queries, sources: list[Source]
+) -> tuple[Array, Array, Bool[Array, "b #q k"] | None]:
+    """Keys and values of all the sources side by side, and which may be read, where not all."""
     key = jnp.concatenate([_heads(form, s.key, s.mask) for s in sources], axis=1)
     value = jnp.concatenate([_heads(form, s.value, s.mask) for s in sources], axis=1)
-    if all(s.mask is None for s in sources):
-        return key, value, None
-    masks = [jnp.ones(s.key.shape[:2], bool) if s.mask is None else s.mask for s in sources]
-    return key, value, jnp.concatenate(masks, axis=1)
+    allowed = None
+    if any(s.mask is not None for s in sources):
+        masks = [jnp.ones(s.key.shape[:2], bool) if s.mask is None else s.mask for s in sources]
+        allowed = jnp.concatenate(masks, axis=1)[:, None]
+    if packed([stream], sources):
+        theirs = jnp.concatenate([segments(s) for s in sources], axis=1)
+        own = segments(stream)[:, :, None] == theirs[:, None]
+        allowed = own if allowed is None else allowed & own
+    return key, value, allowed
 
 
-def _scores(form: Form, query: Array, key: Array, there: Array | None) -> Float[Array, "b h q k"]:
+def _scores(
+    form: Form, query: Array, key: Array, allowed: Bool[Array, "b #q k"] | None
+) -> Float[Array, "b h q k"]:
     high = jnp.promote_types(query.dtype, jnp.float32)
     scores = form.scale * jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=high)
-    return scores if there is None else jnp.where(there[:, None, None, :], scores, -jnp.inf)
+    return scores if allowed is None else jnp.where(allowed[:, None], scores, -jnp.inf)
 
 
 def _some(stream: Queries, some: Array) -> Array:
