@@ -45,7 +45,7 @@ class Attention(nnx.Module):
 
     Keys have no bias: it adds the same to all scores of a query, which softmax does not see. For
     `remat` it names `projections` (queries, keys and values) and `attention` (the values as they
-    are mixed, before the last projection).
+    are mixed, before the last projection, and the logarithms of the sums where there are some).
 
     Args:
       width: size of the queries' last axis, and of what comes out.

@@ -56,7 +56,7 @@ def _forward(way: Way, query: Array, key: Array, value: Array, mask: Mask) -> tu
         mixed = mixed / jnp.swapaxes(total, 1, 2)[..., None]
         return mixed.astype(value.dtype), peak + jnp.log(total)
 
-    mixed, logs = _grouped(one, way.groups, mask, query, key, value)
+    mixed, logs = _grouped(one, way, mask, query, key, value)
     mixed, logs = (checkpoint_name(kept, "attention") for kept in (mixed, logs))
     return mixed, (query, key, value, mask, mixed, logs)
 
@@ -79,7 +79,7 @@ def _backward(
         d_query = jnp.einsum("bhqn,bnhk->bqhk", d_scores, key)
         return d_query, jnp.einsum("bhqn,bqhk->bnhk", d_scores, query), d_value
 
-    return *_grouped(one, way.groups, mask, query, key, value, mixed, logs, grad), None
+    return *_grouped(one, way, mask, query, key, value, mixed, logs, grad), None
 
 
 mix.defvjp(_forward, _backward)
@@ -93,19 +93,21 @@ def _scores(query: Array, key: Array, mask: Mask) -> Float[Array, "b h q n"]:
     return found if mask is None else jnp.where(jnp.expand_dims(mask, -3), found, -jnp.inf)
 
 
-def _grouped(function: Callable[..., Any], groups: int, mask: Mask, *given: Array) -> Any:
-    """`function(*given, mask)` of examples in groups. A group has every `groups`-th example, so
-    that each device of a mesh has its part of each."""
-    if groups == 1:
+def _grouped(function: Callable[..., Any], way: Way, mask: Mask, *given: Array) -> Any:
+    """`function(*given, mask)` of examples in groups: of each part of the examples some that are
+    side by side, so that nothing moves on a mesh."""
+    if way.groups == 1:
         return function(*given, mask)
     batch = given[0].shape[0]
     own = mask is not None and mask.ndim > 2 and mask.shape[0] == batch
 
     def parted(x: Array) -> Array:
-        return jnp.moveaxis(x.reshape(batch // groups, groups, *x.shape[1:]), 1, 0)
+        x = jnp.moveaxis(x.reshape(way.parts, way.groups, -1, *x.shape[1:]), 1, 0)
+        return x.reshape(way.groups, -1, *x.shape[3:])
 
     def whole(x: Array) -> Array:
-        return jnp.moveaxis(x, 0, 1).reshape(batch, *x.shape[2:])
+        x = x.reshape(way.groups, way.parts, -1, *x.shape[2:])
+        return jnp.moveaxis(x, 0, 1).reshape(batch, *x.shape[3:])
 
     def body(given: tuple[tuple[Array, ...], Mask]) -> Any:
         arrays, part = given

@@ -21,10 +21,12 @@ class Way(NamedTuple):
 
     Args:
       groups: examples are taken in so many groups, one after another.
+      parts: into which a mesh cuts the examples; each group has its share of each.
       product: sums over keys come out of the product with the values, as one column more.
     """
 
     groups: int = 1
+    parts: int = 1
     product: bool = False
 
 
@@ -33,20 +35,19 @@ def way_of(context: Context, query: Float[Array, "b q h k"], keys: int) -> Way:
     sums by product where heads do not fill the lanes anyway; elsewhere all at once."""
     if target_of(context).platform != "tpu":
         return Way()
-    rows, heads = _of_device(context.layout, query)
-    one = 4 * heads * query.shape[1] * keys
-    most = max(HELD // one, 1)
+    parts, heads = _of_mesh(context.layout, query)
+    rows = query.shape[0] // parts
+    most = max(HELD // (4 * heads * query.shape[1] * keys), 1)
     group = max(size for size in range(1, rows + 1) if rows % size == 0 and size <= most)
-    return Way(groups=rows // group, product=query.shape[-1] % LANES != 0)
+    return Way(rows // group, parts, product=query.shape[-1] % LANES != 0)
 
 
-def _of_device(layout: Layout | None, query: Array) -> tuple[int, int]:
-    """Examples and heads of one device."""
+def _of_mesh(layout: Layout | None, query: Array) -> tuple[int, int]:
+    """Into how many parts examples are cut, and the heads of one device."""
     b, _, h, _ = query.shape
     if layout is None:
-        return b, h
+        return 1, h
     (axes,) = layout.of_param((h,), ("heads",)).spec
-    parts = prod(
-        layout.mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes or ())
-    )
-    return (b if b % layout.rows() else b // layout.rows()), h // parts
+    names = (axes,) if isinstance(axes, str) else axes or ()
+    cut = prod(layout.mesh.shape[axis] for axis in names)
+    return (layout.rows() if b % layout.rows() == 0 else 1), h // cut

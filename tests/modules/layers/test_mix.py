@@ -17,7 +17,7 @@ from fusekit_tpu.topology import Topology
 from tests.modules.layers.harness import TIGHT, check_gradients, float64
 
 B, Q, N, H, K = 4, 3, 5, 2, 6
-WAYS = [Way(groups, product) for groups in (1, 2, 4) for product in (False, True)]
+WAYS = [Way(), Way(1, product=True), Way(2), Way(2, 2), Way(4, 1, True), Way(2, 2, True)]
 RNG = np.random.default_rng(0)
 MASKS = {
     "none": None,
@@ -73,7 +73,7 @@ def test_second_derivatives_are_those_of_the_plain_form():
 
     with float64():
         given = [jnp.asarray(p[name]) for name in "qkv"]
-        got = penalty(lambda *given: mix(Way(2, True), *given))(*given)
+        got = penalty(lambda *given: mix(Way(2, product=True), *given))(*given)
         for one, want in zip(got, penalty(plain)(*given), strict=True):
             np.testing.assert_allclose(one, want, **TIGHT)
 
@@ -86,7 +86,7 @@ def test_a_query_that_reads_nothing_gets_zeros_and_passes_none_but_zeros():
         np.testing.assert_array_equal(grad, 0)
 
 
-@pytest.mark.parametrize("way", [Way(), Way(2, True)], ids=str)
+@pytest.mark.parametrize("way", [Way(), Way(2, product=True)], ids=str)
 def test_half_precision_scores_are_never_rounded(way):
     """Large random scores: a score rounded to bfloat16 would be off by up to 1/8."""
     rng = np.random.default_rng(1)
@@ -125,7 +125,7 @@ def test_groups_stay_on_their_devices():
     given = [jax.device_put(RNG.normal(size=shape).astype("float32"), place) for _ in range(3)]
 
     def step(*given):
-        out, pull = jax.vjp(lambda *given: mix(Way(2), *given), *given)
+        out, pull = jax.vjp(lambda *given: mix(Way(2, 8), *given), *given)
         return out, pull(out)
 
     compiled = jax.jit(step).lower(*given).compile()
@@ -148,7 +148,7 @@ def test_the_way_follows_the_device():
     group = HELD // (4 * 8 * 512 * 512)
     assert way_of(alone, query, 512) == Way(64 // group, product=True)
     cut = Context(device=chips[0], layout=Layout.of({"data": 2, "tensor": 2}, devices=chips))
-    assert way_of(cut, query, 512) == Way(32 // (2 * group), product=True)
+    assert way_of(cut, query, 512) == Way(32 // (2 * group), 2, product=True)
     full = jax.ShapeDtypeStruct((64, 16, 8, 128), jnp.bfloat16)
     assert way_of(alone, full, 16) == Way()
 
