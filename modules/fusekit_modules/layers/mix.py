@@ -86,7 +86,13 @@ mix.defvjp(_forward, _backward)
 
 
 def _scores(query: Array, key: Array, mask: Mask) -> Float[Array, "b h q n"]:
-    """query key / sqrt(head_dim), minus infinity where the mask is false."""
+    """query key / sqrt(head_dim), minus infinity where the mask is false.
+
+    The barrier binds the mask to the queries: a mask that depends on no parameter would be spread
+    over all scores in the forward pass, and kept in that form.
+    """
+    if mask is not None:
+        query, mask = jax.lax.optimization_barrier((query, mask))
     high = jnp.promote_types(query.dtype, jnp.float32)
     found = jnp.einsum("bqhk,bnhk->bhqn", query, key, preferred_element_type=high)
     found = found / math.sqrt(query.shape[-1])

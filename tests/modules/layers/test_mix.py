@@ -59,10 +59,11 @@ def test_values_and_gradients(way, name):
 
 
 def test_second_derivatives_are_those_of_the_plain_form():
-    p = arrays()
+    p, mask = arrays(), jnp.asarray(MASKS["of queries and keys"])
 
     def plain(q, k, v):
-        weights = jax.nn.softmax(jnp.einsum("bqhk,bnhk->bhqn", q, k) / np.sqrt(K))
+        scores = jnp.where(mask, jnp.einsum("bqhk,bnhk->bhqn", q, k), -jnp.inf)
+        weights = jax.nn.softmax(scores / np.sqrt(K))
         return jnp.einsum("bhqn,bnhk->bqhk", weights, v)
 
     def penalty(function):
@@ -73,7 +74,7 @@ def test_second_derivatives_are_those_of_the_plain_form():
 
     with float64():
         given = [jnp.asarray(p[name]) for name in "qkv"]
-        got = penalty(lambda *given: mix(Way(2, product=True), *given))(*given)
+        got = penalty(lambda *given: mix(Way(2, product=True), *given, mask))(*given)
         for one, want in zip(got, penalty(plain)(*given), strict=True):
             np.testing.assert_allclose(one, want, **TIGHT)
 
@@ -157,3 +158,20 @@ def test_loops_have_one_body():
     p = arrays("float32")
     jaxpr = jax.make_jaxpr(lambda p: mix(Way(4), p["q"], p["k"], p["v"]))(p).jaxpr
     assert [e.params["length"] for e in equations(jaxpr) if e.primitive.name == "scan"] == [4]
+
+
+def test_a_mask_is_not_spread_over_all_scores():
+    """A mask that depends on no parameter, in groups within a scan of layers: what is known before
+    the loop would be made of all groups at once."""
+    mask = jnp.asarray(MASKS["of keys"])
+
+    def loss(x):
+        def layer(x, _):
+            return x + mix(Way(2), x, x, x, mask), None
+
+        return jnp.sum(jax.lax.scan(layer, x, length=3)[0])
+
+    jaxpr = jax.make_jaxpr(jax.grad(loss))(jnp.ones((B, N, H, K))).jaxpr
+    found = {out.aval.shape for e in equations(jaxpr) for out in e.outvars if out.aval.shape}
+    assert (B // 2, H, N, N) in found
+    assert (2, B // 2, H, N, N) not in found
