@@ -1,6 +1,6 @@
 """What layers keep for the backward pass, and what is computed again there.
 
-- `none`: everything is kept.
+- `none`: everything is kept, but no scores of attention: its gradient makes them again.
 - `full`: what enters a layer.
 - `dots`: that, and products that are not in batches: of activations with weights, not of queries
   with keys, whose size goes with the square of the length.

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from fusekit.context import Context
 from fusekit.parameter import statistic
-from fusekit_modules.layers.norm import wide
+from fusekit_modules.layers.wide import wide
 
 EPSILON = 1e-5
 

@@ -24,7 +24,7 @@ from fusekit_modules.fusion._compress import (
 )
 from fusekit_modules.fusion._insert import Inserting
 from fusekit_modules.fusion.token_merge import taken
-from fusekit_modules.layers.norm import wide
+from fusekit_modules.layers.wide import wide
 
 
 @register

@@ -14,7 +14,7 @@ from fusekit.stream import Stream
 from fusekit_modules.fusion._present import choose, emit, read
 from fusekit_modules.fusion._root import signed_root
 from fusekit_modules.fusion._vectors import WidthFusionSpec
-from fusekit_modules.layers.norm import wide
+from fusekit_modules.layers.wide import wide
 
 
 @register

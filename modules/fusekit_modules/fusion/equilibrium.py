@@ -17,7 +17,7 @@ from fusekit_modules.fusion._equilibrium import Update
 from fusekit_modules.fusion._fixed_point import Solver, fixed_point
 from fusekit_modules.fusion._present import emit, read
 from fusekit_modules.fusion._vectors import WidthFusionSpec, projections
-from fusekit_modules.layers.norm import wide
+from fusekit_modules.layers.wide import wide
 
 
 @register

@@ -15,7 +15,7 @@ from fusekit.errors import WiringError
 from fusekit.stream import Stream
 from fusekit_modules.fusion._present import emit, read
 from fusekit_modules.layers.expect import expect_count, expect_same, expect_sequence, expect_vector
-from fusekit_modules.layers.norm import wide
+from fusekit_modules.layers.wide import wide
 
 EPSILON = 1e-12
 OPPOSED = 1e-6

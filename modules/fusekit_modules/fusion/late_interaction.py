@@ -14,7 +14,7 @@ from fusekit_modules.heads._readout import unit
 from fusekit_modules.layers.expect import expect_count, expect_same, expect_sequence
 from fusekit_modules.layers.largest import largest
 from fusekit_modules.layers.linear import Linear
-from fusekit_modules.layers.norm import wide
+from fusekit_modules.layers.wide import wide
 
 
 @register

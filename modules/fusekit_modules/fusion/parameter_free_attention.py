@@ -14,7 +14,7 @@ from fusekit.errors import WiringError
 from fusekit.layered import Branch, Edit, Operator, Reads
 from fusekit.stream import Signature, Stream, concatenate
 from fusekit_modules.layers.expect import expect_count, expect_sequence
-from fusekit_modules.layers.norm import wide
+from fusekit_modules.layers.wide import wide
 
 
 @register

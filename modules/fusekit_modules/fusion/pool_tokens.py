@@ -29,7 +29,7 @@ from fusekit_modules.fusion._compress import (
 from fusekit_modules.fusion._insert import Inserting
 from fusekit_modules.fusion._latents import embed_grid
 from fusekit_modules.layers.largest import largest as first_largest
-from fusekit_modules.layers.norm import wide
+from fusekit_modules.layers.wide import wide
 
 
 @register

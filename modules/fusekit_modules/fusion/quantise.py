@@ -15,7 +15,7 @@ from fusekit.stream import Signature, Stream
 from fusekit_modules.fusion._codes import Codebook, scalar_levels
 from fusekit_modules.layers.expect import expect_count
 from fusekit_modules.layers.linear import Linear
-from fusekit_modules.layers.norm import wide
+from fusekit_modules.layers.wide import wide
 
 Levels = Annotated[int, Field(ge=2, le=100)]
 

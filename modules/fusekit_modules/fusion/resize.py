@@ -27,7 +27,7 @@ from fusekit_modules.fusion._compress import (
 )
 from fusekit_modules.fusion._insert import Inserting
 from fusekit_modules.layers.expect import expect_count
-from fusekit_modules.layers.norm import wide
+from fusekit_modules.layers.wide import wide
 
 
 @register

@@ -23,7 +23,7 @@ from fusekit_modules.fusion._compress import (
     made,
 )
 from fusekit_modules.fusion._insert import Inserting
-from fusekit_modules.layers.norm import wide
+from fusekit_modules.layers.wide import wide
 
 
 @register

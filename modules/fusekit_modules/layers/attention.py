@@ -15,10 +15,12 @@ from fusekit.stream import Stream
 from fusekit_modules.layers.dot_product import dot_product
 from fusekit_modules.layers.kernels import by_kernel, in_a_ring
 from fusekit_modules.layers.linear import Deltas, Linear
+from fusekit_modules.layers.mix import mix
 from fusekit_modules.layers.place import Place
 from fusekit_modules.layers.ring_attention import ring_attention
 from fusekit_modules.layers.rotary import rotate
 from fusekit_modules.layers.sight import Mask, Sight
+from fusekit_modules.layers.way import way_of
 
 
 def both(masks: Sequence[Mask | None]) -> Mask | None:
@@ -43,7 +45,7 @@ class Attention(nnx.Module):
 
     Keys have no bias: it adds the same to all scores of a query, which softmax does not see. For
     `remat` it names `projections` (queries, keys and values) and `attention` (the values as they
-    are mixed, before the last projection).
+    are mixed, before the last projection, and the logarithms of the sums where there are some).
 
     Args:
       width: size of the queries' last axis, and of what comes out.
@@ -116,11 +118,11 @@ class Attention(nnx.Module):
             in_a_ring(query, context)
             pairs = [(s.key.astype(query.dtype), s.value.astype(query.dtype)) for s in sources]
             mixed, some = ring_attention(query, pairs, given, place)
-            seen = some if given else None
+            mixed, seen = checkpoint_name(mixed, "attention"), some if given else None
+        elif found := by_kernel(query, sources, given, context):
+            mixed, seen = checkpoint_name(found[0], "attention"), found[1]
         else:
-            found = by_kernel(query, sources, given, context)
-            mixed, seen = found or self._whole(query, sources, given, context)
-        mixed = checkpoint_name(mixed, "attention")
+            mixed, seen = self._whole(query, sources, given, context)
         out = self.out(mixed, (weights or {}).get("out", ()))
         if seen is None:
             return out
@@ -137,11 +139,12 @@ class Attention(nnx.Module):
         key = jnp.concatenate([source.key.astype(query.dtype) for source in sources], axis=1)
         value = jnp.concatenate([source.value.astype(query.dtype) for source in sources], axis=1)
         mask = both([mask.whole() if isinstance(mask, Sight) else mask for mask in masks])
-        if mask is not None:
-            mask = jnp.broadcast_to(mask, (*mask.shape[:-2], query.shape[1], key.shape[1]))
+        seen = None if mask is None else jnp.any(mask, axis=-1)
+        if "attention" not in context.collector.wants:
+            return mix(way_of(context, query, key.shape[1]), query, key, value, mask), seen
         mixed, attention = dot_product(query, key, value, mask)
         context.collect("attention", attention)
-        return mixed, None if mask is None else jnp.any(mask, axis=-1)
+        return checkpoint_name(mixed, "attention"), seen
 
     def __call__(
         self,

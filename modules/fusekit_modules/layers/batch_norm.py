@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float
 
 from fusekit.context import Context
 from fusekit.parameter import parameter, statistic
-from fusekit_modules.layers.norm import wide
+from fusekit_modules.layers.wide import wide
 
 
 class BatchNorm(nnx.Module):

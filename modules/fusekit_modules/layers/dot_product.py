@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from fusekit_modules.layers.norm import wide
+from fusekit_modules.layers.wide import wide
 
 
 def masked_softmax(

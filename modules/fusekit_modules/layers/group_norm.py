@@ -6,7 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from fusekit.parameter import parameter
-from fusekit_modules.layers.norm import wide
+from fusekit_modules.layers.wide import wide
 
 
 class GroupNorm(nnx.Module):

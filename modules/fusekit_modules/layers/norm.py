@@ -1,22 +1,18 @@
-"""Layer norms. Statistics are taken in float32 at least; scale and bias may get deltas."""
+"""Layer norms. All arithmetic is in float32 at least; scale and bias may get deltas."""
 
 from collections.abc import Sequence
 from typing import Literal
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from fusekit.layered import NormDelta
 from fusekit.parameter import parameter
+from fusekit_modules.layers.standard import standard
+from fusekit_modules.layers.wide import wide
 
 NormName = Literal["layer", "rms"]
-
-
-def wide(x: Array) -> Array:
-    """The same values in float32 at least."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _beside(delta: Array, x: Array) -> Array:
@@ -39,12 +35,8 @@ class LayerNorm(nnx.Module):
         self, x: Float[Array, "b *n d"], deltas: Sequence[NormDelta] = ()
     ) -> Float[Array, "b *n d"]:
         """Deltas add to scale and bias."""
-        high = wide(x)
-        centred = high - jnp.mean(high, axis=-1, keepdims=True)
-        variance = jnp.mean(centred * centred, axis=-1, keepdims=True)
-        scale, bias = self.scale[...].astype(high.dtype), self.bias[...].astype(high.dtype)
-        normal = centred * jax.lax.rsqrt(variance + self.epsilon)
-        return _affine(normal, scale, bias, deltas).astype(x.dtype)
+        scale, bias = _shifted(x, self.scale[...], self.bias[...], deltas)
+        return standard(True, self.epsilon, x, scale, bias)
 
 
 class RMSNorm(nnx.Module):
@@ -59,22 +51,22 @@ class RMSNorm(nnx.Module):
         self, x: Float[Array, "b *n d"], deltas: Sequence[NormDelta] = ()
     ) -> Float[Array, "b *n d"]:
         """Deltas add to scale and bias."""
-        high = wide(x)
-        square = jnp.mean(high * high, axis=-1, keepdims=True)
-        scale = self.scale[...].astype(high.dtype)
-        normal = high * jax.lax.rsqrt(square + self.epsilon)
-        return _affine(normal, scale, None, deltas).astype(x.dtype)
+        scale, bias = _shifted(x, self.scale[...], None, deltas)
+        return standard(False, self.epsilon, x, scale, bias)
 
 
-def _affine(
+def _shifted(
     x: Array, scale: Array, bias: Array | None, deltas: Sequence[NormDelta]
-) -> Float[Array, "b *n d"]:
+) -> tuple[Array, Array | None]:
+    """Scale and bias with all deltas, in the dtype of the arithmetic."""
+    high = jax.eval_shape(wide, x)
+    scale = scale.astype(high.dtype)
+    bias = None if bias is None else bias.astype(high.dtype)
     for delta in deltas:
-        extra = _beside(delta.bias, x)
-        scale = scale + _beside(delta.scale, x)
+        extra = _beside(delta.bias, high)
+        scale = scale + _beside(delta.scale, high)
         bias = extra if bias is None else bias + extra
-    y = x * scale
-    return y if bias is None else y + bias
+    return scale, bias
 
 
 def norm(name: NormName, width: int, *, rngs: nnx.Rngs) -> LayerNorm | RMSNorm:

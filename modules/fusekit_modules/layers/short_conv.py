@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from fusekit.parameter import Axes, parameter
-from fusekit_modules.layers.norm import wide
+from fusekit_modules.layers.wide import wide
 
 
 def runs_of(spans: Sequence[int], reset: Bool[Array, "b t"] | None) -> Int[Array, "*b t"] | None:

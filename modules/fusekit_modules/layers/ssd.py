@@ -16,11 +16,11 @@ from fusekit.stream import Stream
 from fusekit_modules.layers.begins import Marks
 from fusekit_modules.layers.both_ways import both_ways
 from fusekit_modules.layers.linear import Deltas, Linear
-from fusekit_modules.layers.norm import wide
 from fusekit_modules.layers.projections import Sizes
 from fusekit_modules.layers.scan import ScanSettings
 from fusekit_modules.layers.short_conv import ShortConv
 from fusekit_modules.layers.steps import dt_bias, step_of
+from fusekit_modules.layers.wide import wide
 from fusekit_modules.ops.rule import able, chosen
 from fusekit_modules.ops.ssd import ssd
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from fusekit_modules.layers.norm import wide
+from fusekit_modules.layers.wide import wide
 
 SLOWEST, FASTEST = 1e-3, 1e-1
 """Between these dt begins, evenly by its logarithm (Gu and Dao 2023, section 3.6)."""
