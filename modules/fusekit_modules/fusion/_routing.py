@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 from fusekit.context import Context
 from fusekit.parameter import parameter
 from fusekit_modules.fusion._expert_parallel import ExpertPlace, stay, together, travel
+from fusekit_modules.layers.activation import gelu
 from fusekit_modules.ops import Target
 from fusekit_modules.ops.grouped_product import Sorted, able, grouped_product
 from fusekit_modules.ops.rule import chosen, target_of
@@ -127,7 +128,7 @@ def gated(
     x: Float[Array, "*b d"], gate: Float[Array, "*b e"], up: Array, down: Array
 ) -> Float[Array, "*b d"]:
     """sum_e gate_e MLP_e(x), every expert on every row."""
-    hidden = jax.nn.gelu(jnp.einsum("...d,edh->...eh", x, up), approximate=False)
+    hidden = gelu(jnp.einsum("...d,edh->...eh", x, up))
     return jnp.einsum("...eh,ehd,...e->...d", hidden, down, gate)
 
 
@@ -142,6 +143,6 @@ def ragged(
     """Each row through its experts, sorted by expert; zeros where there is none such."""
     found = Sorted.by(expert.reshape(-1), len(up))
     hidden = grouped_product(found.spread(x, expert.shape[1]), found.sizes, up, **how)
-    hidden = jax.nn.gelu(hidden, approximate=False)
+    hidden = gelu(hidden)
     out = found.back(grouped_product(hidden, found.sizes, down, **how))
     return out.reshape(*expert.shape, x.shape[1])

@@ -14,6 +14,7 @@ from fusekit.context import Context
 from fusekit.layered import Branch, Edit, Operator, Reads
 from fusekit.parameter import parameter
 from fusekit.stream import Signature, Stream, label_id
+from fusekit_modules.layers.activation import gelu
 from fusekit_modules.layers.choose import chosen_by_spans, put, take
 from fusekit_modules.layers.expect import (
     all_labelled,
@@ -76,7 +77,7 @@ class Expert(nnx.Module):
         self.down = parameter(rngs, init, (hidden, width), ("mlp", "embed"))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        hidden = jax.nn.gelu(x @ self.up[...].astype(x.dtype), approximate=False)
+        hidden = gelu(x @ self.up[...].astype(x.dtype))
         return hidden @ self.down[...].astype(x.dtype)
 
 
