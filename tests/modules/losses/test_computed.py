@@ -1,5 +1,7 @@
 """Contrasts in models that compute in bfloat16, against float64; in float32 nothing is narrowed."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +17,7 @@ from fusekit_modules.losses.info_nce import InfoNceSpec
 from fusekit_modules.losses.siglip import SiglipSpec
 from fusekit_modules.losses.symile import SymileSpec
 from tests.modules.losses.harness import scalar
+from tests.ops.contrastive.test_gpu import compiled_for
 
 ROWS, WIDTH = 24, 64
 SPECS = {"info_nce": InfoNceSpec, "siglip": SiglipSpec, "symile": SymileSpec, "gram": GramSpec}
@@ -198,3 +201,26 @@ def test_the_operation_is_given_what_the_model_computes_in(name, fields, narrow)
 
     assert shapes(jnp.bfloat16) == {"bfloat16" if narrow else "float32"}
     assert shapes(jnp.float32) == {"float32"}
+
+
+@pytest.mark.filterwarnings("ignore:The Pallas Triton backend:DeprecationWarning")
+def test_many_rows_lower_to_kernels_for_a_gpu_in_bfloat16_alone():
+    graph, params = nnx.split(built("info_nce", 2))
+    h100 = SimpleNamespace(platform="gpu", device_kind="NVIDIA H100", compute_capability="9.0")
+
+    def text(dtype):
+        told = Context(device=h100, dtype=dtype)
+
+        def loss(params, vectors):
+            streams = {f"m{n}": Stream(v) for n, v in enumerate(vectors)}
+            return scalar(
+                nnx.merge(graph, params)(streams, rows=jnp.ones(4096, bool), context=told)
+            )
+
+        both = jax.jit(jax.grad(loss, (0, 1)))
+        given = [jax.ShapeDtypeStruct((4096, WIDTH), dtype)] * 2
+        with compiled_for():
+            return both.trace(params, given).lower(lowering_platforms=("cuda",)).as_text()
+
+    assert text(jnp.bfloat16).count("__gpu$xla.gpu.triton") >= 2  # both passes
+    assert "triton" not in text(jnp.float32)
