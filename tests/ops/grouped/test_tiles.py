@@ -1,6 +1,7 @@
 """Which tiles meet which groups, by going through all rows; and what they save."""
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,8 +15,8 @@ def test_every_row_of_a_group_is_met_once(seed):
     rng = np.random.default_rng(seed)
     tile, count = 8, 64
     sizes = rng.multinomial(rng.integers(0, count + 1), rng.dirichlet(np.full(6, 0.5)))
-    found = Meeting.all(jnp.asarray(sizes, jnp.int32), count, tile)
-    assert len(found.group) == count // tile + len(sizes) - 1
+    numbers = jnp.arange(count // tile + len(sizes) - 1)
+    found = Meeting.at(numbers, jnp.asarray(sizes, jnp.int32), count, tile)
     met = [
         (int(group), row)
         for group, start, first, end in zip(*map(np.asarray, found), strict=True)
@@ -31,6 +32,21 @@ def test_tiles_are_a_quarter_of_the_rows_at_most():
     assert tile_of(4096, 8) == 128
     assert tile_of(4000, 8) == 64
     assert tile_of(10, 8) == 8
+
+
+def test_an_exported_program_takes_any_number_of_rows():
+    shape = jax.ShapeDtypeStruct
+    (count,) = jax.export.symbolic_shape("n")
+    given = shape((count, 6), jnp.float32), shape((3,), jnp.int32), shape((3, 6, 5), jnp.float32)
+    program = jax.export.export(jax.jit(xla.forward))(*given)
+    weights = jnp.asarray(np.random.default_rng(1).normal(size=(3, 6, 5)), jnp.float32)
+    for sizes in ((1, 0, 2), (70, 64, 66), (0, 0, 5)):
+        rows = np.random.default_rng(0).normal(size=(sum(sizes) + 1, 6)).astype(np.float32)
+        found = program.call(rows, jnp.asarray(sizes, jnp.int32), weights)
+        groups = np.repeat(np.arange(3), sizes)
+        due = np.einsum("nd,ndh->nh", rows[:-1], np.asarray(weights)[groups])
+        np.testing.assert_allclose(found[:-1], due, atol=1e-5)
+        assert np.all(found[-1] == 0)
 
 
 def test_rows_are_not_copied_for_every_group():

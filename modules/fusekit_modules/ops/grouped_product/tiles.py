@@ -1,6 +1,7 @@
 """Which tiles of rows meet which groups: what a grouped product goes through, one by one."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,14 @@ MOST = 512
 """Rows of a tile; fewer where a tile a group would be more than a quarter of the rows."""
 
 
-def tile_of(count: int, groups: int) -> int:
+UNKNOWN = 64
+"""Rows of a tile in programs that are exported for any number of rows."""
+
+
+def tile_of(count: Any, groups: int) -> int:
     """Rows of a tile: a power of two."""
+    if not isinstance(count, int):
+        return UNKNOWN
     share = max(8, count // (4 * groups))
     return min(MOST, 1 << (share.bit_length() - 1))
 
@@ -32,14 +39,13 @@ class Meeting(NamedTuple):
     end: Int[Array, "*m"]
 
     @staticmethod
-    def all(sizes: Int[Array, "e"], count: int, tile: int) -> "Meeting":
-        """Every meeting, in the order of rows; those that there are not come last."""
+    def at(number: Int[Array, "*m"], sizes: Int[Array, "e"], count: Any, tile: int) -> "Meeting":
+        """Those of these numbers, from 0 on, in the order of rows; beyond the last are none."""
         ends = jnp.cumsum(sizes)
         firsts = ends - sizes
         tiles = jnp.where(sizes > 0, (ends - 1) // tile - firsts // tile + 1, 0)
         behind = jnp.cumsum(tiles)
-        number = jnp.arange(count // tile + len(sizes) - 1)
-        group = jnp.sum(number[:, None] >= behind, axis=1, dtype=jnp.int32)
+        group = jnp.sum(number[..., None] >= behind, axis=-1, dtype=jnp.int32)
         there, group = group < len(sizes), jnp.minimum(group, len(sizes) - 1)
         start = firsts[group] // tile + number - (behind - tiles)[group]
         start = tile * jnp.minimum(start, count // tile - 1)
@@ -59,3 +65,18 @@ class Meeting(NamedTuple):
     def _mine(self, tile: int) -> Bool[Array, "t 1"]:
         row = self.start + jnp.arange(tile)[:, None]
         return (row >= self.first) & (row < self.end)
+
+
+def through(
+    one: Callable[[Any, Meeting], Any], first: Any, sizes: Int[Array, "e"], count: Any, tile: int
+) -> Any:
+    """What `one` makes of `first` and each meeting in turn."""
+    turns = count // tile + len(sizes) - 1
+    if isinstance(turns, int):
+        meetings = Meeting.at(jnp.arange(turns), sizes, count, tile)
+        return jax.lax.scan(lambda so_far, at: (one(so_far, at), None), first, meetings)[0]
+
+    def turn(number: Array, so_far: Any) -> Any:
+        return one(so_far, Meeting.at(number, sizes, count, tile))
+
+    return jax.lax.fori_loop(0, jnp.asarray(turns), turn, first)

@@ -6,25 +6,24 @@ and holds copies of the rows for each: on CPUs six times slower (docs/kernels.md
 
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from fusekit_modules.ops.grouped_product.tiles import Meeting, tile_of
+from fusekit_modules.ops.grouped_product.tiles import Meeting, through, tile_of
 
 
 def forward(
     rows: Float[Array, "n d"], sizes: Int[Array, "e"], weights: Float[Array, "e d h"]
 ) -> Float[Array, "n h"]:
     """As `reference.forward`."""
-    count, tile = len(rows), tile_of(len(rows), len(weights))
+    count, tile = rows.shape[0], tile_of(rows.shape[0], len(weights))
     rows = _filled(rows, tile)
 
-    def one(out: Array, at: Meeting) -> tuple[Array, None]:
-        return at.put(out, at.of(rows, tile) @ weights[at.group].astype(rows.dtype)), None
+    def one(out: Array, at: Meeting) -> Array:
+        return at.put(out, at.of(rows, tile) @ weights[at.group].astype(rows.dtype))
 
-    zeros = jnp.zeros((len(rows), weights.shape[2]), rows.dtype)
-    return jax.lax.scan(one, zeros, Meeting.all(sizes, len(rows), tile))[0][:count]
+    zeros = jnp.zeros((rows.shape[0], weights.shape[2]), rows.dtype)
+    return through(one, zeros, sizes, rows.shape[0], tile)[:count]
 
 
 def backward(
@@ -34,26 +33,27 @@ def backward(
     grad: Float[Array, "n h"],
 ) -> tuple[Float[Array, "n d"], Float[Array, "e d h"]]:
     """As `reference.backward`."""
-    count, tile = len(rows), tile_of(len(rows), len(weights))
+    count, tile = rows.shape[0], tile_of(rows.shape[0], len(weights))
     rows, grad = _filled(rows, tile), _filled(grad, tile)
     wide = jnp.promote_types(rows.dtype, jnp.float32)
 
-    def one(so_far: tuple[Array, Array], at: Meeting) -> tuple[tuple[Array, Array], None]:
+    def one(so_far: tuple[Array, Array], at: Meeting) -> tuple[Array, Array]:
         by_rows, by_weights = so_far
         slope = at.of(grad, tile)
         by_rows = at.put(by_rows, slope @ weights[at.group].astype(rows.dtype).T)
         part = jnp.dot(at.of(rows, tile).T, slope, preferred_element_type=wide)
-        return (by_rows, by_weights.at[at.group].add(part)), None
+        return by_rows, by_weights.at[at.group].add(part)
 
     zeros = jnp.zeros_like(rows), jnp.zeros(weights.shape, wide)
-    meetings = Meeting.all(sizes, len(rows), tile)
-    (by_rows, by_weights), _ = jax.lax.scan(one, zeros, meetings)
+    by_rows, by_weights = through(one, zeros, sizes, rows.shape[0], tile)
     return by_rows[:count], by_weights.astype(weights.dtype)
 
 
 def _filled(rows: Float[Array, "n d"], tile: int) -> Float[Array, "m d"]:
-    """Whole tiles."""
-    return jnp.pad(rows, ((0, -len(rows) % tile), (0, 0)))
+    """Whole tiles; at least one, where the number of rows is not known."""
+    count = rows.shape[0]
+    more = -count % tile if isinstance(count, int) else tile + -count % tile
+    return jnp.pad(rows, ((0, more), (0, 0)))
 
 
 def sliced(
