@@ -25,6 +25,10 @@ class Sorted(NamedTuple):
     def by(group: Int[Array, "m"], groups: int) -> "Sorted":
         """Sorted by group, those of one group as they came; numbers from `groups` on are none."""
         group = jnp.minimum(group, groups).astype(jnp.int32)
+        if not isinstance(group.shape[0], int):  # exported: a running count is no plain StableHLO
+            order = jnp.argsort(group)
+            sizes = jnp.sum(group == jnp.arange(groups)[:, None], axis=1, dtype=jnp.int32)
+            return Sorted(order, jnp.argsort(order), sizes)
         one_hot = group == jnp.arange(groups + 1)[:, None]
         ranks = jnp.cumsum(one_hot.astype(jnp.int32), axis=1)
         sizes = ranks[:, -1]
