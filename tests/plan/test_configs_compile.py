@@ -11,18 +11,16 @@ from fusekit.plan.compiled import measure
 from fusekit.plan.compilers import devices
 from fusekit_tpu.topology import Topology
 
-CONFIGS = sorted(
+EVERY = sorted(
     str(path.relative_to(shipped()))
     for folder in ("examples", "zoo")
     for path in (shipped() / folder).rglob("*.yaml")
-    if "paper" not in path.parts
 )
+PUBLISHED = [name for name in EVERY if "paper" in name]
+CONFIGS = [name for name in EVERY if name not in PUBLISHED]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("topology", ["v5e:2x2", "v5p:2x2x1"])
-@pytest.mark.parametrize("name", CONFIGS)
-def test_it_compiles_for_a_pod(name, topology):
+def compiled(name, topology, sizes, **options):
     pytest.importorskip("libtpu")
     loaded, graph = load_graph(shipped() / name)
     stages = staged(loaded.experiment)
@@ -33,8 +31,23 @@ def test_it_compiles_for_a_pod(name, topology):
         pytest.skip("a stage that writes is not planned")
     task = next(iter(train.tasks), None) if train.turns == "alternate" else None
     shape = Topology.parse(topology)
-    layout = Layout.of({"data": 2, "fsdp": 2}, devices=devices(shape))
-    found = measure(graph, layout, shape, batch=16, task=task)
+    layout = Layout.of(sizes, devices=devices(shape))
+    found = measure(graph, layout, shape, batch=16, task=task, **options)
     assert found.fits
     assert found.peak > found.state > 0
     assert found.cycles > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("topology", ["v5e:2x2", "v5p:2x2x1"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_it_compiles_for_a_pod(name, topology):
+    compiled(name, topology, {"data": 2, "fsdp": 2})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("topology", ["v5e:4x4", "v5p:2x2x4"])
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_size_compiles_for_a_pod(name, topology):
+    """Minutes each."""
+    compiled(name, topology, {"fsdp": 16}, layers="scan")
