@@ -15,7 +15,7 @@ from fusekit.batch import blank
 from fusekit.context import Context
 from fusekit.jaxprs import inner_jaxprs
 from fusekit.model import FusionModel
-from fusekit.scope import MARK
+from fusekit.scope import MARK, WORK
 from fusekit.walk.run import Run
 
 _FREE = frozenset(
@@ -41,6 +41,7 @@ _FREE = frozenset(
         "bitcast_convert_type",
         "select_and_scatter",
         "sharding_constraint",
+        "optimization_barrier",
         "random_bits",
         "random_wrap",
         "random_unwrap",
@@ -84,11 +85,14 @@ def count(jaxpr: Any, name: str = "") -> Counter[str]:
     for equation in jaxpr.eqns:
         owner = owner_of(equation, name)
         inner = [count(sub, owner) for sub in inner_jaxprs(equation.params)]
+        told = _marks(equation, WORK)
         match equation.primitive.name:
             case "cond" if inner:
                 found.update(max(inner, key=Counter.total))
             case "pallas_call":
                 found[owner] += int(getattr(equation.params.get("cost_estimate"), "flops", 0) or 0)
+            case "scan" if told:
+                found[owner] += int(told[-1])
             case _ if inner:
                 times = equation.params.get("length", 1) if _loops(equation) else 1
                 for sub in inner:
@@ -100,9 +104,14 @@ def count(jaxpr: Any, name: str = "") -> Counter[str]:
 
 def owner_of(equation: Any, name: str = "") -> str:
     """The innermost node mark of an equation, or else `name`."""
-    marks = [s.name for s in equation.source_info.name_stack.stack if hasattr(s, "name")]
-    marks = [mark.removeprefix(MARK) for mark in marks if mark.startswith(MARK)]
+    marks = _marks(equation, MARK)
     return marks[-1] if marks else name
+
+
+def _marks(equation: Any, kind: str) -> list[str]:
+    """What marks of a kind say, the innermost last."""
+    names = [s.name for s in equation.source_info.name_stack.stack if hasattr(s, "name")]
+    return [name.removeprefix(kind) for name in names if name.startswith(kind)]
 
 
 def _loops(equation: Any) -> bool:

@@ -50,7 +50,7 @@ class Allowed(NamedTuple):
             return jnp.any(same if self.keys is None else same & self.keys[:, None], axis=2)
         if self.keys is None:
             return None
-        return jnp.broadcast_to(jnp.any(self.keys, 1)[:, None], (len(self.keys), queries))
+        return jnp.broadcast_to(jnp.any(self.keys, 1)[:, None], (self.keys.shape[0], queries))
 
     def cut(self, start: int, stop: int) -> tuple[Array | None, Array | None]:
         """Masks and segments of some of the keys."""

@@ -43,7 +43,7 @@ def _forward(way: Way, query: Array, key: Array, value: Array, mask: Mask) -> tu
     def one(query: Array, key: Array, value: Array, mask: Mask) -> tuple[Array, Array]:
         found = _scores(query, key, mask)
         high = found.dtype
-        peak = jnp.maximum(jnp.max(found, axis=-1), jnp.finfo(high).min)
+        peak = jnp.maximum(jnp.max(found, axis=-1, initial=-jnp.inf), jnp.finfo(high).min)
         mass = jnp.exp(found - peak[..., None]).astype(value.dtype)
         if way.product:
             value = jnp.concatenate([value, jnp.ones_like(value[..., :1])], axis=-1)
@@ -61,10 +61,20 @@ def _forward(way: Way, query: Array, key: Array, value: Array, mask: Mask) -> tu
     return mixed, (query, key, value, mask, mixed, logs)
 
 
+def _bound(way: Way, query: Array, key: Array, value: Array, mask: Mask) -> tuple[Array, Kept]:
+    """Where there is a gradient. A mask that depends on no parameter would be spread over all
+    scores in the forward pass, and kept in that form: the barrier binds it to the queries."""
+    if mask is not None:
+        query, mask = jax.lax.optimization_barrier((query, mask))
+    return _forward(way, query, key, value, mask)
+
+
 def _backward(
     way: Way, kept: Kept, grad: Float[Array, "b q h k"]
 ) -> tuple[Array, Array, Array, None]:
     query, key, value, mask, mixed, logs = kept
+    if mask is not None:
+        query, mask = jax.lax.optimization_barrier((query, mask))
 
     def one(
         query: Array, key: Array, value: Array, mixed: Array, logs: Array, grad: Array, mask: Mask
@@ -82,17 +92,11 @@ def _backward(
     return *_grouped(one, way, mask, query, key, value, mixed, logs, grad), None
 
 
-mix.defvjp(_forward, _backward)
+mix.defvjp(_bound, _backward)
 
 
 def _scores(query: Array, key: Array, mask: Mask) -> Float[Array, "b h q n"]:
-    """query key / sqrt(head_dim), minus infinity where the mask is false.
-
-    The barrier binds the mask to the queries: a mask that depends on no parameter would be spread
-    over all scores in the forward pass, and kept in that form.
-    """
-    if mask is not None:
-        query, mask = jax.lax.optimization_barrier((query, mask))
+    """query key / sqrt(head_dim), minus infinity where the mask is false."""
     high = jnp.promote_types(query.dtype, jnp.float32)
     found = jnp.einsum("bqhk,bnhk->bhqn", query, key, preferred_element_type=high)
     found = found / math.sqrt(query.shape[-1])

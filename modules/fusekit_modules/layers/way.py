@@ -37,9 +37,10 @@ def way_of(context: Context, query: Float[Array, "b q h k"], keys: int) -> Way:
         return Way()
     parts, heads = _of_mesh(context.layout, query)
     rows = query.shape[0] // parts
-    most = max(HELD // (4 * heads * query.shape[1] * keys), 1)
-    group = max(size for size in range(1, rows + 1) if rows % size == 0 and size <= most)
-    return Way(rows // group, parts, product=query.shape[-1] % LANES != 0)
+    most = max(HELD // max(4 * heads * query.shape[1] * keys, 1), 1)
+    sizes = (size for size in range(1, rows + 1) if rows % size == 0 and size <= most)
+    group = max(sizes, default=1)
+    return Way(max(rows // group, 1), parts, product=query.shape[-1] % LANES != 0)
 
 
 def _of_mesh(layout: Layout | None, query: Array) -> tuple[int, int]:

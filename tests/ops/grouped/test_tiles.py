@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fusekit.report.flops import count
 from fusekit_modules.ops.grouped_product import xla
 from fusekit_modules.ops.grouped_product.tiles import MOST, Meeting, tile_of
 
@@ -47,6 +48,25 @@ def test_an_exported_program_takes_any_number_of_rows():
         due = np.einsum("nd,ndh->nh", rows[:-1], np.asarray(weights)[groups])
         np.testing.assert_allclose(found[:-1], due, atol=1e-5)
         assert np.all(found[-1] == 0)
+
+
+@pytest.mark.parametrize(("rows", "groups"), [(16, 64), (196, 8), (4, 8)])
+def test_only_products_of_use_are_counted(rows, groups):
+    """And what it takes to find the tiles, which hangs on groups alone."""
+    shape = jax.ShapeDtypeStruct
+    given = shape((rows, 600), jnp.float32), shape((groups,), jnp.int32)
+    weights = shape((groups, 600, 500), jnp.float32)
+    found = count(jax.make_jaxpr(xla.forward)(*given, weights).jaxpr).total()
+    useful = 2 * rows * 600 * 500
+    assert useful <= found < 1.02 * useful
+
+
+def test_of_no_rows_there_is_nothing():
+    sizes, weights = jnp.zeros(3, jnp.int32), jnp.ones((3, 6, 5))
+    assert xla.forward(jnp.ones((0, 6)), sizes, weights).shape == (0, 5)
+    by_rows, by_weights = xla.backward(jnp.ones((0, 6)), sizes, weights, jnp.ones((0, 5)))
+    assert by_rows.shape == (0, 6)
+    assert not np.any(by_weights)
 
 
 def test_rows_are_not_copied_for_every_group():

@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from fusekit.scope import work_scope
+
 MOST = 512
-"""Rows of a tile; fewer where a tile a group would be more than a quarter of the rows."""
+"""Rows of a tile; fewer, but eight, where a tile a group would be over a quarter of the rows."""
 
 
 UNKNOWN = 64
@@ -68,13 +70,20 @@ class Meeting(NamedTuple):
 
 
 def through(
-    one: Callable[[Any, Meeting], Any], first: Any, sizes: Int[Array, "e"], count: Any, tile: int
+    one: Callable[[Any, Meeting], Any],
+    first: Any,
+    sizes: Int[Array, "e"],
+    count: Any,
+    tile: int,
+    *,
+    flops: Any,
 ) -> Any:
-    """What `one` makes of `first` and each meeting in turn."""
+    """What `one` makes of `first` and each meeting in turn; `flops` are those of use."""
     turns = count // tile + len(sizes) - 1
     if isinstance(turns, int):
         meetings = Meeting.at(jnp.arange(turns), sizes, count, tile)
-        return jax.lax.scan(lambda so_far, at: (one(so_far, at), None), first, meetings)[0]
+        with work_scope(flops):
+            return jax.lax.scan(lambda so_far, at: (one(so_far, at), None), first, meetings)[0]
 
     def turn(number: Array, so_far: Any) -> Any:
         return one(so_far, Meeting.at(number, sizes, count, tile))

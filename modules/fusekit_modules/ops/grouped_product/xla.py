@@ -1,7 +1,7 @@
 """Grouped products in plain JAX, a tile of rows after another; where sizes are known, by slices.
 
 `jax.lax.ragged_dot` takes as many products as there are groups wherever XLA has no kernel for it,
-and holds copies of the rows for each: on CPUs six times slower (docs/kernels.md).
+and holds copies of the rows for each: on CPUs seven times slower (docs/kernels.md).
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,8 @@ def forward(
         return at.put(out, at.of(rows, tile) @ weights[at.group].astype(rows.dtype))
 
     zeros = jnp.zeros((rows.shape[0], weights.shape[2]), rows.dtype)
-    return through(one, zeros, sizes, rows.shape[0], tile)[:count]
+    flops = 2 * count * weights.shape[1] * weights.shape[2]
+    return through(one, zeros, sizes, rows.shape[0], tile, flops=flops)[:count]
 
 
 def backward(
@@ -45,14 +46,16 @@ def backward(
         return by_rows, by_weights.at[at.group].add(part)
 
     zeros = jnp.zeros_like(rows), jnp.zeros(weights.shape, wide)
-    by_rows, by_weights = through(one, zeros, sizes, rows.shape[0], tile)
+    flops = 4 * count * weights.shape[1] * weights.shape[2]
+    by_rows, by_weights = through(one, zeros, sizes, rows.shape[0], tile, flops=flops)
     return by_rows[:count], by_weights.astype(weights.dtype)
 
 
 def _filled(rows: Float[Array, "n d"], tile: int) -> Float[Array, "m d"]:
-    """Whole tiles; at least one, where the number of rows is not known."""
+    """Whole tiles, at least one."""
     count = rows.shape[0]
-    more = -count % tile if isinstance(count, int) else tile + -count % tile
+    known = isinstance(count, int) and count > 0
+    more = -count % tile if known else tile + -count % tile
     return jnp.pad(rows, ((0, more), (0, 0)))
 
 
