@@ -148,7 +148,7 @@ def test_garbage_and_absence(trial):
             np.testing.assert_array_equal(other[name], value, err_msg=name)
     state, _ = trial.step(present=0.0, garbage=np.nan)
     assert all(np.isfinite(v).all() for v in state.values() if v.dtype.kind == "f")
-    assert trial.program.compiled_step._cache_size() == 1
+    assert trial.program.compiled_step._cache_size() <= 1
     assert all(np.abs(value).max() > 0 for value in gradients(trial.first[0]).values())
 
 

@@ -78,7 +78,7 @@ def test_it_trains(path):
     assert all(np.isfinite(value) for value in after.values())
     for name in ("losses.image", "losses.depth"):
         assert after[name] < before[name]
-    assert program.compiled_step._cache_size() == 1
+    assert program.compiled_step._cache_size() <= 1
 
 
 @pytest.mark.slow
