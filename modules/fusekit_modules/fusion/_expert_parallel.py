@@ -46,6 +46,11 @@ class ExpertPlace:
         """That share the experts."""
         return self.mesh.shape[self.axis]
 
+    @property
+    def weights(self) -> tuple[P, P]:
+        """Of `up` and `down`."""
+        return P(self.axis, None, self.hidden), P(self.axis, self.hidden, None)
+
     @staticmethod
     def of(
         layout: Layout | None, shape: tuple[int, ...], experts: int, hidden: int
@@ -74,12 +79,11 @@ def travel(
 ) -> Float[Array, "b t d"]:
     """sum_k weight_k MLP_k(x) of each token, its experts wherever they are."""
     tokens = P(*place.tokens, None)
-    weights = (P(place.axis, None, place.hidden), P(place.axis, place.hidden, None))
     device = partial(_device, each=each, place=place)
     return jax.shard_map(
         device,
         mesh=place.mesh,
-        in_specs=(tokens, tokens, tokens, *weights),
+        in_specs=(tokens, tokens, tokens, *place.weights),
         out_specs=tokens,
         check_vma=False,
     )(x, expert, weight, up, down)
@@ -110,11 +114,10 @@ def together(
         out = out if place.hidden is None else jax.lax.psum(out, place.hidden)
         return out.reshape(x.shape)
 
-    weights = (P(place.axis, None, place.hidden), P(place.axis, place.hidden, None))
     return jax.shard_map(
         device,
         mesh=place.mesh,
-        in_specs=(tokens, tokens, *weights),
+        in_specs=(tokens, tokens, *place.weights),
         out_specs=tokens,
         check_vma=False,
     )(x, gate, up, down)
