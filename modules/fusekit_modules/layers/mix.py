@@ -2,9 +2,7 @@
 
 Between the passes are the result and the logarithm of each query's sum. Left to automatic
 differentiation a scanned stack stores two float32 arrays and one in half precision of
-`[b, h, q, k]` a layer, and on TPUs turns their layouts around besides (docs/design/018). Sums are
-in float32 at least, scores are never rounded to the inputs' dtype, and exponentials meet the
-values in the values' dtype.
+`[b, h, q, k]` a layer, and on TPUs turns their layouts around besides (docs/design/018).
 """
 
 import math
@@ -18,6 +16,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
 from fusekit_modules.layers.way import Way
+from fusekit_modules.ops.stream_attention.dense import attend, gradients
 
 Mask = Bool[Array, "*b q n"] | None
 Kept = tuple[Array, Array, Array, Mask, Array, Array]
@@ -41,20 +40,7 @@ def mix(
 
 def _forward(way: Way, query: Array, key: Array, value: Array, mask: Mask) -> tuple[Array, Kept]:
     def one(query: Array, key: Array, value: Array, mask: Mask) -> tuple[Array, Array]:
-        found = _scores(query, key, mask)
-        high = found.dtype
-        peak = jnp.maximum(jnp.max(found, axis=-1, initial=-jnp.inf), jnp.finfo(high).min)
-        mass = jnp.exp(found - peak[..., None]).astype(value.dtype)
-        if way.product:
-            value = jnp.concatenate([value, jnp.ones_like(value[..., :1])], axis=-1)
-        mixed = jnp.einsum("bhqn,bnhk->bqhk", mass, value, preferred_element_type=high)
-        if way.product:
-            mixed, total = mixed[..., :-1], jnp.swapaxes(mixed[..., -1], 1, 2)
-        else:
-            total = jnp.sum(mass, axis=-1, dtype=high)
-        total = jnp.where(total == 0, 1.0, total)
-        mixed = mixed / jnp.swapaxes(total, 1, 2)[..., None]
-        return mixed.astype(value.dtype), peak + jnp.log(total)
+        return attend(query, key, value, mask, _scale(query), product=way.product)
 
     mixed, logs = _grouped(one, way, mask, query, key, value)
     mixed, logs = (checkpoint_name(kept, "attention") for kept in (mixed, logs))
@@ -79,15 +65,7 @@ def _backward(
     def one(
         query: Array, key: Array, value: Array, mixed: Array, logs: Array, grad: Array, mask: Mask
     ) -> tuple[Array, Array, Array]:
-        high, kind = logs.dtype, key.dtype
-        weights = jnp.exp(_scores(query, key, mask) - logs[..., None])
-        inner = jnp.einsum("bqhk,bqhk->bhq", grad, mixed, preferred_element_type=high)
-        d_value = jnp.einsum("bhqn,bqhk->bnhk", weights.astype(value.dtype), grad)
-        d_weights = jnp.einsum("bqhk,bnhk->bhqn", grad, value, preferred_element_type=high)
-        d_scores = weights * (d_weights - inner[..., None]) / math.sqrt(key.shape[-1])
-        d_scores = d_scores.astype(kind)
-        d_query = jnp.einsum("bhqn,bnhk->bqhk", d_scores, key)
-        return d_query, jnp.einsum("bhqn,bqhk->bnhk", d_scores, query), d_value
+        return gradients(query, key, value, mask, _scale(query), mixed, logs, grad)
 
     return *_grouped(one, way, mask, query, key, value, mixed, logs, grad), None
 
@@ -95,12 +73,8 @@ def _backward(
 mix.defvjp(_bound, _backward)
 
 
-def _scores(query: Array, key: Array, mask: Mask) -> Float[Array, "b h q n"]:
-    """query key / sqrt(head_dim), minus infinity where the mask is false."""
-    high = jnp.promote_types(query.dtype, jnp.float32)
-    found = jnp.einsum("bqhk,bnhk->bhqn", query, key, preferred_element_type=high)
-    found = found / math.sqrt(query.shape[-1])
-    return found if mask is None else jnp.where(jnp.expand_dims(mask, -3), found, -jnp.inf)
+def _scale(query: Array) -> float:
+    return 1 / math.sqrt(query.shape[-1])
 
 
 def _grouped(function: Callable[..., Any], way: Way, mask: Mask, *given: Array) -> Any:

@@ -1,17 +1,15 @@
-"""Stream attention in plain JAX, for any device: scores in float32, products in the inputs' dtype.
-
-The backward pass computes the weights again from the scores and the kept logarithms, so that no
-weights are kept between the passes.
-"""
+"""Stream attention in plain JAX, for any device: stream by stream, over the keys and values of all
+the sources that it reads, side by side."""
 
 from collections.abc import Sequence
 from functools import reduce
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from fusekit_modules.ops.dispatch import Reason
+from fusekit_modules.ops.stream_attention.dense import Allowed, attend, gradients
 from fusekit_modules.ops.stream_attention.form import Form, Queries, Source, packed, segments
 
 
@@ -26,16 +24,11 @@ def forward(
     found = []
     for stream, read in zip(queries, form.reads, strict=True):
         key, value, allowed = _joined(form, stream, [sources[n] for n in read])
-        scores = _scores(form, _heads(form, stream.values, stream.mask), key, allowed)
-        peak = jnp.maximum(jnp.max(scores, axis=-1), jnp.finfo(scores.dtype).min)
-        mass = jnp.exp(scores - peak[..., None])
-        total = jnp.sum(mass, axis=-1)
-        some = _some(stream, total > 0)
-        inverse = jnp.where(some, 1 / jnp.where(some, total, 1.0), 0.0)
-        weights = (mass * inverse[..., None]).astype(value.dtype)
-        out = jnp.einsum("bhqk,bkhd->bqhd", weights, value)
-        lse = jnp.where(some, peak + jnp.log(jnp.where(some, total, 1.0)), 0.0)
-        found.append((out.reshape(stream.values.shape), lse))
+        query = _heads(form, stream.values, stream.mask)
+        out, lse = attend(query, key, value, allowed, form.scale)
+        out = _there(out.reshape(stream.values.shape), stream.mask)
+        some = True if stream.mask is None else stream.mask[:, None, :]
+        found.append((out, jnp.where(some, lse, 0.0)))
     return found
 
 
@@ -53,20 +46,9 @@ def backward(
         key, value, allowed = _joined(form, stream, [sources[n] for n in read])
         query = _heads(form, stream.values, stream.mask)
         d_out = _heads(form, grad, stream.mask)
-        high = lse.dtype
-        delta = jnp.einsum(
-            "bqhd,bqhd->bhq", d_out, _heads(form, out, None), preferred_element_type=high
-        )
-        weights = jnp.exp(_scores(form, query, key, allowed) - lse[..., None])
-        d_value = jnp.einsum("bqhd,bhqk->bhdk", d_out, weights.astype(value.dtype))
-        d_weights = jnp.einsum("bqhd,bkhd->bhqk", d_out, value, preferred_element_type=high)
-        d_scores = (weights * (d_weights - delta[..., None])).astype(key.dtype)
-        wide: Any = {"preferred_element_type": high}
-        d_query = form.scale * jnp.einsum("bhqk,bkhd->bqhd", d_scores, key, **wide)
-        d_query = d_query.astype(grad.dtype).reshape(grad.shape)
-        d_queries.append(_there(d_query, stream.mask))
-        d_key = form.scale * jnp.einsum("bqhd,bhqk->bhdk", query, d_scores, **wide)
-        d_key, d_value = (d.astype(key.dtype).transpose(0, 3, 1, 2) for d in (d_key, d_value))
+        out = out.reshape(d_out.shape)
+        d_query, d_key, d_value = gradients(query, key, value, allowed, form.scale, out, lse, d_out)
+        d_queries.append(_there(d_query.reshape(grad.shape), stream.mask))
         start = 0
         for n in read:
             stop = start + sources[n].key.shape[1]
@@ -81,9 +63,7 @@ def backward(
     return d_queries, pairs
 
 
-def _joined(
-    form: Form, stream: Queries, sources: list[Source]
-) -> tuple[Array, Array, Bool[Array, "b #q k"] | None]:
+def _joined(form: Form, stream: Queries, sources: list[Source]) -> tuple[Array, Array, Allowed]:
     """Keys and values of all the sources side by side, and which may be read, where not all."""
     key = jnp.concatenate([_heads(form, s.key, s.mask) for s in sources], axis=1)
     value = jnp.concatenate([_heads(form, s.value, s.mask) for s in sources], axis=1)
@@ -96,18 +76,6 @@ def _joined(
         own = segments(stream)[:, :, None] == theirs[:, None]
         allowed = own if allowed is None else allowed & own
     return key, value, allowed
-
-
-def _scores(
-    form: Form, query: Array, key: Array, allowed: Bool[Array, "b #q k"] | None
-) -> Float[Array, "b h q k"]:
-    high = jnp.promote_types(query.dtype, jnp.float32)
-    scores = form.scale * jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=high)
-    return scores if allowed is None else jnp.where(allowed[:, None], scores, -jnp.inf)
-
-
-def _some(stream: Queries, some: Array) -> Array:
-    return some if stream.mask is None else some & stream.mask[:, None, :]
 
 
 def _there(array: Array, mask: Array | None) -> Array:
