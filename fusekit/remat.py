@@ -71,6 +71,11 @@ def remat_of(graph: Graph, name: str) -> Remat:
     return (own and own.remat) or node.spec.remat or mesh.remat
 
 
+def offloads(graph: Graph) -> bool:
+    """Whether what some layers keep waits in the memory of the host."""
+    return any(remat_of(graph, name) == "offload" for name in graph.nodes)
+
+
 def saved(graph: Graph) -> tuple[str, ...]:
     """The names that `names` and `offload` keep."""
     chosen = graph.experiment.mesh.saved

@@ -59,8 +59,9 @@ def command(
     if runs is None:
         raise UsageError("--runs says where runs lie: gs://BUCKET/FOLDER, pvc://CLAIM or a path")
     storage = Storage.parse(runs)
-    loaded, _ = resolved(config, sets)
+    loaded, graph = resolved(config, sets)
     from fusekit.config import dump
+    from fusekit.remat import offloads
     from fusekit.train.anchor import anchored
     from fusekit_tpu.launch.fitting import check_batches, sized
 
@@ -79,6 +80,7 @@ def command(
         image,
         restarts,
         Place(cluster, zone, project, spot),
+        offloads(graph),
     )
     chosen.check(job)
     check_batches(experiment, sizes)

@@ -13,6 +13,8 @@ from fusekit.train.files import write_json
 
 PACKAGES = ("jax", "jaxlib", "libtpu")
 PLUGINS_OF_GPUS = ("jax-cuda12-pjrt", "jax-cuda13-pjrt")
+FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
+"""Variables that compilers read."""
 FORMAT = 1
 
 
@@ -31,7 +33,8 @@ class Cache:
         """Of a program's text and what it is compiled for, by these versions."""
         digest = hashlib.blake2b(digest_size=20)
         gpus = filter(None, map(_version, PLUGINS_OF_GPUS))
-        for text in (str(FORMAT), *map(_version, PACKAGES), *gpus, *texts):
+        flags = (os.environ.get(name, "") for name in FLAGS)
+        for text in (str(FORMAT), *map(_version, PACKAGES), *gpus, *flags, *texts):
             digest.update(text.encode())
             digest.update(b"\0")
         return digest.hexdigest()

@@ -36,13 +36,13 @@ BY = {
 
 
 def long_runs(graph: Graph, forms: tuple[int, int] = FORMS) -> tuple[Scan, ...]:
-    """The runs that short forms cut; none where the two forms together have more than half of the
-    layers that repeat, and compiling the whole is as fast."""
+    """The runs that short forms cut; none where the two forms together have more than a quarter
+    of the layers that repeat, and compiling the whole is hardly slower."""
     runs = runs_of(graph)
     cut = tuple(run for run in runs if run.count > forms[1])
     left = sum(len(run.repeats[0]) * min(run.count, form) for run in runs for form in forms)
     whole = sum(len(run.repeats[0]) * run.count for run in runs)
-    return cut if graph.whole is None and 2 * left <= whole else ()
+    return cut if graph.whole is None and 4 * left <= whole else ()
 
 
 def compilations(graph: Graph, layers: str) -> int:

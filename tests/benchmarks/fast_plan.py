@@ -1,9 +1,9 @@
 """How well a plan from short compilations agrees with that of the whole program, and how long each
 takes.
 
-    python tests/benchmarks/fast_plan.py [--only clip,uniter] [--topology v5e:4x4] [--rows 16]
+    python tests/benchmarks/fast_plan.py [--only clip,uniter] [--layers 72] [--rows 16]
 
-Models of published shape and width, 40 layers deep, layers run one by one: at the published
+Models of published shape and width, but deeper, layers run one by one: at the published
 depth plans compile the whole. The last line is JSON: by model, the fast plan's FLOPs, peak, cycles
 and bytes over ICI as ratios to the whole program's, and the seconds of both.
 """
@@ -34,16 +34,15 @@ DEEP = {
         ("fusion.bottleneck.into=[image@0.., audio@0..]", "mesh=null"),
     ),
 }
-"""Models, those of their stacks that are made `LAYERS` deep, and what else is set."""
-LAYERS = 40
+"""Models, those of their stacks that are made deeper, and what else is set."""
 MOST = {"flops": 0.02, "peak": 0.05, "components": 0.02}
 """How far from one each ratio may be."""
 
 
-def compared(name: str, topology: Topology, rows: int) -> dict[str, Any]:
+def compared(name: str, topology: Topology, rows: int, layers: int) -> dict[str, Any]:
     """Ratios of the fast plan to the exact one, and seconds."""
     path, stacks, given = DEEP[name]
-    deep = [f"encoders.{stack}.depth={LAYERS}" for stack in stacks]
+    deep = [f"encoders.{stack}.depth={layers}" for stack in stacks]
     experiment = fusekit.load(ROOT / path, ["train.compute=bfloat16", *deep, *given])
     graph = fusekit.resolve(experiment)
     layout = Layout.of({"fsdp": topology.devices}, devices=devices(topology))
@@ -77,12 +76,13 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(DEEP))
     parser.add_argument("--topology", default="v5e:4x4")
     parser.add_argument("--rows", type=int, default=16, help="rows a device")
+    parser.add_argument("--layers", type=int, default=72, help="of each deep stack")
     given = parser.parse_args()
     topology, before = Topology.parse(given.topology), load()
     found: dict[str, Any] = {}
     for name in given.only.split(","):
         print(name, flush=True)
-        found[name] = compared(name, topology, given.rows)
+        found[name] = compared(name, topology, given.rows, given.layers)
         print(f"  {found[name]}", flush=True)
     missed = [
         f"{name}: {of} {one[of]}, off by more than {most:.0%}"
@@ -90,8 +90,8 @@ def main() -> None:
         for of, most in MOST.items()
         if abs(one[of] - 1) > most
     ]
-    figures = {"topology": str(topology), "rows": given.rows, "models": found}
-    raise SystemExit(report("fast_plan", figures, failures=missed, before=before))
+    of = {"topology": str(topology), "rows": given.rows, "layers": given.layers}
+    raise SystemExit(report("fast_plan", {**of, "models": found}, failures=missed, before=before))
 
 
 if __name__ == "__main__":

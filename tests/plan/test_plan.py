@@ -46,7 +46,7 @@ def test_modalities_add_up_and_leaving_one_out_saves(without_compiler):
     assert plan.without["audio"] < plan.flops - 0.5 * plan.modalities["audio"]
 
 
-def test_the_cache_gives_back_what_it_was_given(tmp_path):
+def test_the_cache_gives_back_what_it_was_given(tmp_path, monkeypatch):
     cache = Cache(tmp_path)
     found = Measure(peak=3.0, ici={("data", "fsdp"): 2.0}, flops_of={"image": 1.0}, fits=False)
     key = cache.key("program", "v5e")
@@ -54,6 +54,10 @@ def test_the_cache_gives_back_what_it_was_given(tmp_path):
     cache.put(key, found)
     assert cache.get(key) == found
     assert cache.key("program", "v5p") != key
+    with monkeypatch.context() as other:
+        other.setenv("LIBTPU_INIT_ARGS", "--xla_tpu_enable_async_collective_fusion=false")
+        assert cache.key("program", "v5e") != key
+    assert cache.key("program", "v5e") == key
     (tmp_path / f"{key}.json").write_text("{}[")
     assert cache.get(key) is None
 

@@ -55,6 +55,21 @@ def test_files_into_a_folder(launch):
     assert launch(*GKE, *POD, "--dry-run", "-o", "made")[0] == 0
 
 
+def test_a_program_that_offloads_gets_the_flags_for_it(launch):
+    config = CONFIG.replace(
+        "left: {type: features, width: 4}", "left: {type: tokens, vocab: 9, length: 3}"
+    )
+    stack = "left: {type: transformer, depth: 1, width: 8, heads: 2}"
+    config = config.replace("left: {type: mlp, width: 8}", stack)
+    Path("two_sides.yaml").write_text(config.replace("[left,", "[left.mean,"))
+    words = (*GKE, "--topology", "v6e:4x4", "--dry-run")
+    plain, offloads = (
+        launch(*words, "--set", f"mesh.remat={remat}")[1] for remat in ("names", "offload")
+    )
+    assert "xla_tpu_host_transfer_overlap_limit" not in plain
+    assert "xla_tpu_host_transfer_overlap_limit" in offloads
+
+
 def test_files_to_the_screen_hold_the_whole_experiment(launch):
     status, out, _ = launch(
         *("--target", "container", "--runs", "/runs", "--topology", "v5e:4x4", "--dry-run"),

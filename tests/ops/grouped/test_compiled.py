@@ -23,11 +23,11 @@ def outcome(options, rows, sizes, weights, grad):
     return out, back(grad)
 
 
-def compiled(case, topology, backend):
+def compiled(case, topology, backend, dtype=jnp.bfloat16):
     chip = devices(Topology.parse(topology))[0]
     where = SingleDeviceSharding(chip)
 
-    def shape(*sizes, dtype=jnp.bfloat16):
+    def shape(*sizes, dtype=dtype):
         return jax.ShapeDtypeStruct(sizes, dtype, sharding=where)
 
     groups = len(case.sizes)
@@ -50,20 +50,22 @@ def compilers(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("topology", "case"),
+    ("topology", "case", "dtype"),
     [
-        ("v5e:2x2", cases.Case("", (500, 0, 700, 300), 256, 384)),
-        pytest.param("v5p:2x2x1", cases.TIMED[0], marks=pytest.mark.slow),
-        pytest.param("v6e:2x2", cases.TIMED[0], marks=pytest.mark.slow),
-        pytest.param("v5e:2x2", cases.TIMED[0], marks=pytest.mark.slow),
-        pytest.param("v5e:2x2", cases.TIMED[1], marks=pytest.mark.slow),
+        ("v5e:2x2", cases.Case("", (500, 0, 700, 300), 256, 384), jnp.bfloat16),
+        *[
+            pytest.param(chip, case, dtype, marks=pytest.mark.slow)
+            for chip in ("v5e:2x2", "v5p:2x2x1", "v6e:2x2")
+            for case in cases.TIMED
+            for dtype in (jnp.bfloat16, jnp.float32)
+        ],
     ],
 )
-def test_megablox_compiles_both_passes(compilers, topology, case):
-    program = compiled(case, topology, "tpu")
+def test_megablox_compiles_both_passes(compilers, topology, case, dtype):
+    program = compiled(case, topology, "tpu", dtype)
     assert program.as_text().count('custom_call_target="tpu_custom_call"') == 3
     # masked and filled up rows and gradients, at the most
-    size = 2 * 2 * (case.rows + 512) * (case.width + case.out)
+    size = 2 * jnp.dtype(dtype).itemsize * (case.rows + 512) * (case.width + case.out)
     assert program.memory_analysis().temp_size_in_bytes < size + (4 << 20)
 
 

@@ -36,7 +36,7 @@ TRIED = [
 def small_tiles(monkeypatch):
     """Several tiles of these few rows, and of their features."""
     monkeypatch.setattr(tpu, "ROWS", 16)
-    monkeypatch.setattr(tpu, "_cut", lambda width: min(width, 16))
+    monkeypatch.setattr(tpu, "_cut", lambda _, width: min(width, 16))
 
 
 def outcome(options, rows, sizes, weights, grad):

@@ -38,6 +38,7 @@ class Job:
       image: of the container; nothing where there is none.
       restarts: how often it may begin again.
       place: where machines come from.
+      offload: whether the program keeps arrays in the memory of the host.
     """
 
     name: str
@@ -48,11 +49,12 @@ class Job:
     image: str | None = None
     restarts: int = 10
     place: Place = field(default_factory=Place)
+    offload: bool = False
 
     @property
     def environment(self) -> dict[str, str]:
         """The compiler's flags, for this chip and this mesh."""
-        return environment(chosen(self.topology, self.mesh))
+        return environment(chosen(self.topology, self.mesh, offload=self.offload))
 
     def command(self, config: str) -> list[str]:
         """The words that train, in each process; `config` lies where the process sees it."""

@@ -22,8 +22,9 @@ GENERATIONS = ("v5e", "v5p", "v6e")
 """For which it was compiled; it has not run on any."""
 LANES, SUBLANES = 128, 16
 ROWS, WIDE = 512, 1024
-"""Of a tile at most: rows, and features that go in and come out. Two buffers of each operand and a
-float32 sum then fit the 16 MiB that a kernel gets by default."""
+"""Of a tile at most: rows, and features that go in and come out in half precision; of float32 half
+as many features. Two buffers of each operand and a float32 sum then fit the 16 MiB that a kernel
+gets by default."""
 
 
 def unsupported(target: Target, rows: Any, weights: Any) -> Reason:
@@ -52,7 +53,7 @@ def backward(
 ) -> tuple[Float[Array, "n d"], Float[Array, "e d h"]]:
     """As `reference.backward`."""
     by_rows = _by_rows(grad, sizes, weights, interpret, turned=True)
-    tiling = (_tile(rows), _cut(rows.shape[1]), _cut(grad.shape[1]))
+    tiling = (_tile(rows), _cut(rows, rows.shape[1]), _cut(rows, grad.shape[1]))
     by_weights = megablox.tgmm(
         _filled(rows).T,
         _filled(grad),
@@ -72,7 +73,7 @@ def _by_rows(rows: Array, sizes: Array, weights: Array, interpret: bool, *, turn
         weights,
         sizes.astype(jnp.int32),
         preferred_element_type=rows.dtype,
-        tiling=(_tile(rows), _cut(rows.shape[1]), _cut(width)),
+        tiling=(_tile(rows), _cut(rows, rows.shape[1]), _cut(rows, width)),
         transpose_rhs=turned,
         interpret=interpret,
     )
@@ -90,11 +91,12 @@ def _tile(rows: Array) -> int:
     return min(ROWS, -(-len(rows) // SUBLANES) * SUBLANES)
 
 
-def _cut(width: int) -> int:
-    """A multiple of the lanes that divides the width, as near `WIDE` as there is; else about even
-    parts, of which the last is smaller."""
-    if width <= WIDE:
+def _cut(rows: Array, width: int) -> int:
+    """Of features: a multiple of the lanes that divides the width, as near the most as there is;
+    else about even parts, of which the last is smaller."""
+    most = 2 * WIDE // rows.dtype.itemsize
+    if width <= most:
         return width
-    fitting = [size for size in range(WIDE, WIDE // 2 - 1, -LANES) if width % size == 0]
-    parts = -(-width // WIDE)
+    fitting = [size for size in range(most, most // 2 - 1, -LANES) if width % size == 0]
+    parts = -(-width // most)
     return fitting[0] if fitting else -(-width // parts // LANES) * LANES

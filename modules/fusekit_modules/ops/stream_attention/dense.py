@@ -5,6 +5,7 @@ scores are never rounded to the inputs' dtype, and exponentials meet the values 
 dtype.
 """
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -31,7 +32,7 @@ def attend(
     """
     scores = _scores(query, key, allowed, scale)
     high = scores.dtype
-    peak = jnp.max(scores, axis=-1, initial=-jnp.inf)
+    peak = jax.lax.reduce_max(scores, (scores.ndim - 1,))
     peak = jnp.where(peak == -jnp.inf, 0.0, peak)
     mass = jnp.exp(scores - peak[..., None]).astype(value.dtype)
     if product:
