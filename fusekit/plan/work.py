@@ -119,10 +119,12 @@ class Work:
 
     def _equation(self, equation: Any, given: list[Tag], times: float, name: str) -> list[Tag]:
         inner = inner_of(equation)
+        if equation.primitive.name == "optimization_barrier":
+            return given
         if inner is None:
-            (found, *rest) = [_follow(equation, given)] * max(len(equation.outvars), 1)
+            found = _follow(equation, given)
             self._count(equation, given, found, times, name)
-            return [found, *rest][: len(equation.outvars)]
+            return [found if _alike(var, equation) else WHOLE for var in equation.outvars]
         if equation.primitive.name == "scan":
             return self._scan(equation, inner, given, times, name)
         if equation.primitive.name == "cond":
@@ -196,6 +198,12 @@ def _carried(equation: Any, inner: Any) -> tuple[int, int]:
 
     carries = same(equation.outvars, inner.outvars)
     return same(equation.invars, inner.invars) - carries, carries
+
+
+def _alike(var: Any, equation: Any) -> bool:
+    """Whether a result has as many axes as the first."""
+    first = equation.outvars[0]
+    return len(getattr(var.aval, "shape", ())) == len(getattr(first.aval, "shape", ()))
 
 
 def _loops(equation: Any) -> bool:

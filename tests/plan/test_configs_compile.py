@@ -1,4 +1,5 @@
-"""Every shipped config through the TPU compiler; one in a default run is in `test_plan`."""
+"""Every shipped config through the planner; one through the TPU compiler in a default run is in
+`test_plan`."""
 
 import pytest
 
@@ -6,9 +7,10 @@ from fusekit.api import load_graph
 from fusekit.config.compose import shipped
 from fusekit.config.stages import staged
 from fusekit.graph import resolve
-from fusekit.layout import Layout
-from fusekit.plan.compiled import measure
-from fusekit.plan.compilers import devices
+from fusekit.plan.analytic import analytic
+from fusekit.plan.plan import plan
+from fusekit.plan.traced import traced_step
+from fusekit.study.spec import with_train
 from fusekit_tpu.topology import Topology
 
 EVERY = sorted(
@@ -20,29 +22,43 @@ PUBLISHED = [name for name in EVERY if "paper" in name]
 CONFIGS = [name for name in EVERY if name not in PUBLISHED]
 
 
-def compiled(name, topology, sizes, **options):
-    pytest.importorskip("libtpu")
-    loaded, graph = load_graph(shipped() / name)
-    stages = staged(loaded.experiment)
-    if stages:
-        graph = resolve(list(stages.values())[-1])
-    train = graph.experiment.train
+def stage_of(name, *overrides):
+    """The last stage with 16 rows, and whose step of it."""
+    loaded, graph = load_graph(shipped() / name, overrides)
+    experiment = next(reversed(staged(loaded.experiment).values()), graph.experiment)
+    train = experiment.train
     if train.write:
         pytest.skip("a stage that writes is not planned")
     task = next(iter(train.tasks), None) if train.turns == "alternate" else None
-    shape = Topology.parse(topology)
-    layout = Layout.of(sizes, devices=devices(shape))
-    found = measure(graph, layout, shape, batch=16, task=task, **options)
-    assert found.fits
-    assert found.peak > found.state > 0
-    assert found.cycles > 0
+    return with_train(experiment, batch=16), task
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_formulas_price_its_step(name):
+    experiment, task = stage_of(name)
+    graph = resolve(experiment)
+    traced = traced_step(graph, 16, task)
+    cost = analytic(graph, traced, {"data": 2, "fsdp": 2}, Topology.parse("v5e:2x2"))
+    assert cost.peak > cost.state > 0
+    assert cost.compute > 0
+
+
+def check_it_compiles(name, topology, sizes, *overrides):
+    pytest.importorskip("libtpu")
+    experiment, task = stage_of(name, *overrides)
+    found = plan(experiment, Topology.parse(topology), sizes=sizes, task=task, both=False)
+    cost = found.chosen.cost
+    assert found.chosen.fits
+    assert cost.peak > cost.state > 0
+    assert cost.cycles > 0
+    assert found.flops > 0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("topology", ["v5e:2x2", "v5p:2x2x1"])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_it_compiles_for_a_pod(name, topology):
-    compiled(name, topology, {"data": 2, "fsdp": 2})
+    check_it_compiles(name, topology, {"data": 2, "fsdp": 2})
 
 
 @pytest.mark.slow
@@ -50,4 +66,4 @@ def test_it_compiles_for_a_pod(name, topology):
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_published_size_compiles_for_a_pod(name, topology):
     """Minutes each."""
-    compiled(name, topology, {"fsdp": 16}, layers="scan")
+    check_it_compiles(name, topology, {"fsdp": 16}, "mesh.layers=scan")

@@ -57,6 +57,17 @@ def test_gradients_are_summed_forward_and_backward_and_weights_are_not():
     assert sum(one.flops for one in work.products) == 6 * 2 * BATCH * WIDTH * HIDDEN
 
 
+def test_what_is_bound_together_is_cut_each_as_it_was():
+    _, tags = walked(lambda *both: jax.lax.optimization_barrier(both), (UP, X), [COLUMNS, WHOLE])
+    assert tags == [COLUMNS, WHOLE]
+
+
+def test_a_result_with_other_axes_is_not_cut_as_the_first():
+    _, (vectors, values) = walked(jax.lax.linalg.eigh, (shape(WIDTH, WIDTH),), [COLUMNS])
+    assert vectors.split
+    assert values == WHOLE
+
+
 def test_parts_of_a_sum_are_added_before_they_are_summed():
     def function(x, a, b):
         return jnp.tanh(x @ a + x @ b)

@@ -160,7 +160,7 @@ def counted(left: Stream, tokens: Stream, right: Stream) -> Int[Array, "*b n"]:
     first = jnp.max(ends if left.mask is None else jnp.where(left.mask, ends, 0), -1, initial=0)
     valid = tokens.valid()
     here = (jnp.ones(tokens.length, bool) if valid is None else valid).astype(jnp.int32)
-    rank, count = jnp.cumsum(here, -1) - here, jnp.sum(here, -1)
+    rank, count = jnp.cumsum(here, axis=-1) - here, jnp.sum(here, -1)
     parts = [left.positions(), first[..., None] + rank, right.positions() + count[..., None]]
     lead = jnp.broadcast_shapes(*(part.shape[:-1] for part in parts))
     parts = [jnp.broadcast_to(part, (*lead, part.shape[-1])) for part in parts]

@@ -101,7 +101,7 @@ class PoolTokens(Inserting):
         size, count = self.sizes[axis], self.counts[axis]
         rank, valid = jnp.arange(size), jnp.asarray(size)[None, None]
         if mask is not None and len(self.sizes) == 1:
-            rank, valid = jnp.cumsum(mask, 1) - 1, jnp.sum(mask, 1)[:, None, None]
+            rank, valid = jnp.cumsum(mask, axis=1) - 1, jnp.sum(mask, 1)[:, None, None]
         here, number = rank[..., None, :], jnp.arange(count)[:, None]
         if self.window:
             start, stop = number * self.window[axis], (number + 1) * self.window[axis]
