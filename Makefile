@@ -7,6 +7,8 @@ NEW_PYTHON ?= $(shell command -v python3.13 || command -v python3.12)
 VENV := .venv
 BIN := $(VENV)/bin
 TESTS ?= tests
+# without what it depends on: it asks for an orbax-checkpoint older than ours
+JAX2ONNX := 'jax2onnx>=0.17'
 PYTEST_ARGS ?= -n 2 --dist loadfile -m "not slow and not gpu"
 
 .PHONY: demo test test-new test-slow lint wheel-check clean
@@ -18,7 +20,8 @@ $(VENV)/.demo: pyproject.toml
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml
-	@start=$$(date +%s); $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install -q -e ".[dev]" && \
+	@start=$$(date +%s); $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install -q -e ".[dev,onnx]" && \
+	  $(BIN)/python -m pip install -q --no-deps $(JAX2ONNX) && \
 	  echo "== installed in $$(( $$(date +%s) - start )) s =="
 	@touch $@
 
@@ -36,7 +39,8 @@ test-slow: $(VENV)/.dev
 test-new:
 	@test -n "$(NEW_PYTHON)" || { echo "no python3.12 or python3.13 here"; exit 1; }
 	$(NEW_PYTHON) -m venv .venv-new
-	.venv-new/bin/python -m pip install -q --upgrade -e ".[dev]"
+	.venv-new/bin/python -m pip install -q --upgrade -e ".[dev,onnx]"
+	.venv-new/bin/python -m pip install -q --upgrade --no-deps $(JAX2ONNX)
 	.venv-new/bin/python -m pip list 2>/dev/null | grep -iE "^(jax|jaxlib|flax) "
 	.venv-new/bin/python -m pytest $(TESTS) $(PYTEST_ARGS)
 

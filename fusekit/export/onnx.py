@@ -11,7 +11,7 @@ from fusekit.errors import ExportError
 from fusekit.export.function import Function
 
 ONNX = "model.onnx"
-INSTALL = "pip install 'fusekit[onnx]', then pip install --no-deps jax2onnx"
+INSTALL = "pip install 'fusekit[onnx]', then pip install --no-deps 'jax2onnx>=0.17'"
 
 
 def write_onnx(function: Function, parameters: dict[str, Any], folder: Path) -> Path:

@@ -157,7 +157,8 @@ def counted(left: Stream, tokens: Stream, right: Stream) -> Int[Array, "*b n"]:
     """Positions: the tokens follow the last on their left, and move those on their right."""
     readout = jnp.asarray([s.readout for s in left.spans for _ in range(s.size)], bool)
     ends = jnp.where(readout, 0, left.positions() + 1)
-    first = jnp.max(ends if left.mask is None else jnp.where(left.mask, ends, 0), -1, initial=0)
+    ends = ends if left.mask is None else jnp.where(left.mask, ends, 0)
+    first = jnp.max(ends, -1) if left.length else jnp.zeros(ends.shape[:-1], ends.dtype)
     valid = tokens.valid()
     here = (jnp.ones(tokens.length, bool) if valid is None else valid).astype(jnp.int32)
     rank, count = jnp.cumsum(here, axis=-1) - here, jnp.sum(here, -1)
