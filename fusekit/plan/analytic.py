@@ -9,7 +9,7 @@ is kept between the passes, and the optimiser's traffic. Rows are cut by `data`,
 gradients and gather over `fsdp` as often.
 
 Collectives follow from the layout, in the width of numbers that the step computes with: gradients
-are summed along the axes that cut rows, and if that is `fsdp` alone scattered; along `fsdp`
+are summed along the axes that cut rows, also those of which a device keeps a part; along `fsdp`
 weights are gathered forward, and backward too unless the forward pass keeps them; along `tensor`
 parts of sums are summed; along `expert` rows are gathered to the experts and what these give is
 scattered, which is as much as a sum.
@@ -157,9 +157,8 @@ def _sent(traced: Traced, on: Held, parts: int) -> dict[Axes, float]:
         whole = size * narrow * _uncut(names, on) * parts
         cutting = [axis for axis in CUT_ROWS if on.sizes[axis] > 1]
         axes = tuple(axis for axis in cutting if axis == "fsdp" or axis not in names)
-        scattered = axes == ("fsdp",) and "fsdp" in names
         if axes:
-            found[axes] += whole if scattered else 2 * whole
+            found[axes] += 2 * whole
         if "fsdp" in names:
             found["fsdp",] += gathers * whole
     for axis in ("tensor", "expert"):
