@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from fusekit.config import json_schema, load, write_schema
@@ -69,7 +70,6 @@ def test_writing_is_deterministic(tmp_path: Path):
 
 def test_it_agrees_with_load(monkeypatch: pytest.MonkeyPatch):
     """What load accepts, the schema accepts; what only types decide, it refuses."""
-    jsonschema = pytest.importorskip("jsonschema")
     monkeypatch.chdir(GOLDEN)
     schema = json_schema()
     validator = jsonschema.Draft202012Validator(schema)
