@@ -20,7 +20,8 @@ from fusekit.graph.graph import Graph
 from fusekit.graph.node import Event, Key
 from fusekit.graph.recompute import pieces
 from fusekit.graph.schedule import Item, Scan, schedule
-from fusekit.graph.units import END, Group, Template, Tree, UnitId, units, variables_of
+from fusekit.graph.unit import END, Group, Template, Tree, UnitId, variables_of
+from fusekit.graph.units import units
 from fusekit.remat import least, recomputed, remat_of, saved
 from fusekit.stream import Stream
 from fusekit.walk.run import Run

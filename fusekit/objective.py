@@ -16,7 +16,7 @@ from fusekit.context import DTYPES, Context
 from fusekit.deferred import deferrable
 from fusekit.graph.node import Key, Objective, Read
 from fusekit.graph.select import select_stream
-from fusekit.graph.units import UnitId
+from fusekit.graph.unit import UnitId
 from fusekit.layered import LayerOutput
 from fusekit.model import FusionModel
 from fusekit.scope import node_scope

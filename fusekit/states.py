@@ -13,7 +13,7 @@ from jaxtyping import Array
 from fusekit.component import OperatorSpec
 from fusekit.config.train import Train
 from fusekit.graph.packing import canonical_names, names_of, step_name, unstacked
-from fusekit.graph.units import Group
+from fusekit.graph.unit import Group
 from fusekit.hosts.rows import placed
 from fusekit.layout import Layout
 from fusekit.model import FusionModel

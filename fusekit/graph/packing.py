@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, KeyPath, SequenceKey
 
-from fusekit.graph.units import Group
+from fusekit.graph.unit import Group
 
 
 def step_name(step: Any) -> str:

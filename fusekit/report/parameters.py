@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from fusekit.graph.packing import step_name
-from fusekit.graph.units import Template, UnitId
+from fusekit.graph.unit import Template, UnitId
 
 
 @dataclass(frozen=True)

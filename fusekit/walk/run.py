@@ -12,7 +12,7 @@ from fusekit.graph.node import Event, Read
 from fusekit.graph.recompute import Recomputed
 from fusekit.graph.schedule import Item, Scan
 from fusekit.graph.select import select_stream
-from fusekit.graph.units import END, Template, Tree, UnitId, variables_of
+from fusekit.graph.unit import END, Template, Tree, UnitId, variables_of
 from fusekit.layered import Edits, LayerOutput
 from fusekit.scope import node_scope
 from fusekit.stream import Signature, Stream

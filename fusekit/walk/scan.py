@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from fusekit.graph.schedule import Carried, Constant, Local, Scan, Varying
 from fusekit.graph.select import select_stream
-from fusekit.graph.units import Template, Tree, UnitId
+from fusekit.graph.unit import Template, Tree, UnitId
 from fusekit.layered import LayerOutput
 from fusekit.walk.values import State, is_raw, like
 

@@ -10,7 +10,7 @@ from jaxtyping import Array
 from fusekit.context import Context
 from fusekit.deferred import Deferred
 from fusekit.graph.node import Event, Key
-from fusekit.graph.units import Template, Tree
+from fusekit.graph.unit import Template, Tree
 from fusekit.stream import Signature, Stream
 
 Values = dict[Key, Any]

@@ -8,7 +8,8 @@ import pytest
 from fusekit.api import load_graph
 from fusekit.config.compose import shipped
 from fusekit.graph import resolve
-from fusekit.graph.units import UnitId, templates
+from fusekit.graph.unit import UnitId
+from fusekit.graph.units import templates
 from fusekit.plan.shorten import runs_of, shortened
 from fusekit.plan.traced import traced_step
 from fusekit.program import Program

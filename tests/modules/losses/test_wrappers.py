@@ -9,7 +9,8 @@ import fusekit
 from fusekit.conformance.cases import KINDS, Case, varied
 from fusekit.conformance.run import failures
 from fusekit.errors import ConfigError, WiringError
-from fusekit.graph.units import UnitId, templates
+from fusekit.graph.unit import UnitId
+from fusekit.graph.units import templates
 from fusekit.stream import Signature, Stream, vector
 from fusekit_modules.losses.cross_entropy import CrossEntropySpec
 from fusekit_modules.losses.info_nce import InfoNceSpec
