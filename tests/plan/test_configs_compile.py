@@ -20,6 +20,8 @@ EVERY = sorted(
 )
 PUBLISHED = [name for name in EVERY if "paper" in name]
 CONFIGS = [name for name in EVERY if name not in PUBLISHED]
+QUICK = [f"zoo/{name}.yaml" for name in ("clip", "lxmert", "mbt", "multimodn", "deq_fusion")]
+"""With contrasts, masks, absence, samples that go their own ways, and a loop until it is done."""
 
 
 def stage_of(name, *overrides):
@@ -33,7 +35,9 @@ def stage_of(name, *overrides):
     return with_train(experiment, batch=16), task
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in CONFIGS]
+)
 def test_formulas_price_its_step(name):
     experiment, task = stage_of(name)
     graph = resolve(experiment)
