@@ -37,7 +37,7 @@ BY = {
 
 def long_runs(graph: Graph, forms: tuple[int, int] = FORMS) -> tuple[Scan, ...]:
     """The runs that short forms cut; none where the two forms together have more than a quarter
-    of the layers that repeat, and compiling the whole is hardly slower."""
+    of the layers that repeat, and compiling the whole is not much slower."""
     runs = runs_of(graph)
     cut = tuple(run for run in runs if run.count > forms[1])
     left = sum(len(run.repeats[0]) * min(run.count, form) for run in runs for form in forms)
