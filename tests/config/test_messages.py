@@ -1,6 +1,5 @@
 """Many problems, many names and odd values: messages stay short, and are soon there."""
 
-import time
 from typing import Any
 
 import pytest
@@ -8,6 +7,7 @@ import pytest
 from fusekit.config import Experiment, load
 from fusekit.config.loader import loads
 from fusekit.errors import ConfigError, Problem, nearest
+from tests.support.times import within
 
 pytestmark = pytest.mark.usefixtures("fakes")
 
@@ -29,22 +29,19 @@ def test_of_many_names_those_one_character_away_are_near(word: str):
 
 def test_three_thousand_heads_with_two_typos_each():
     heads = "".join(f"  h{i}: {{type: classifier, inptu: joint, clases: 3}}\n" for i in range(3000))
-    began = time.process_time()
-    with pytest.raises(ConfigError) as caught:
-        loads(f"version: 1\nheads:\n{heads}")
-    assert len(caught.value.problems) == 12_000
-    assert len(str(caught.value).splitlines()) < 500
-    assert time.process_time() - began < 20
+    with within(20):
+        with pytest.raises(ConfigError) as caught:
+            loads(f"version: 1\nheads:\n{heads}")
+        assert len(caught.value.problems) == 12_000
+        assert len(str(caught.value).splitlines()) < 500
 
 
 @pytest.mark.parametrize("value", ["x" * 9, "[]", "null"])
 def test_a_list_of_many_wrong_things(value: str):
     listed = ", ".join([value] * 10_000)
-    began = time.process_time()
-    with pytest.raises(ConfigError) as caught:
+    with within(10), pytest.raises(ConfigError) as caught:
         loads(f"version: 1\nfusion: {{a: {{type: concat, inputs: [{listed}, 1]}}}}")
     assert caught.value.problems
-    assert time.process_time() - began < 10
 
 
 def test_a_value_that_holds_itself():

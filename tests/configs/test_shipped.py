@@ -10,6 +10,7 @@ import fusekit
 from fusekit.config import load
 from fusekit.train.evaluate import evaluate
 from fusekit.train.splits import open_splits
+from tests.support.often import often
 
 CONFIGS = [
     path
@@ -27,11 +28,10 @@ def test_it_is_possible(path):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        "examples/mfeat.yaml",
-        "examples/missing.yaml",
-        pytest.param("examples/align_mamba.yaml", marks=pytest.mark.slow),
-    ],
+    often(
+        ["examples/mfeat.yaml", "examples/missing.yaml", "examples/align_mamba.yaml"],
+        ["examples/mfeat.yaml"],
+    ),
 )
 def test_it_trains_and_evaluates(name):
     path = Path(__file__).parents[2] / "configs" / name

@@ -1,6 +1,7 @@
 """An annotate stage over hosts writes what one host does, once."""
 
 import numpy as np
+import pytest
 
 from fusekit.config import loads
 from fusekit.data.annotations import Annotations
@@ -14,6 +15,7 @@ def kept(folder):
     return {file.stem: Annotations.read(file) for file in files}
 
 
+@pytest.mark.slow
 def test_two_hosts_write_what_one_does(tmp_path):
     train(loads(CONFIG).experiment, run_root=tmp_path, name="alone", progress=False)
     (tmp_path / "marked.yaml").write_text(CONFIG + "mesh: {data: -1}\n", "utf-8")

@@ -30,6 +30,7 @@ def made(generation, number, which):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_the_forward_kernel_needs_no_temporaries():
     assert made("v5e", 0, "forward")["temporaries"] == 0
 

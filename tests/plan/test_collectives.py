@@ -9,6 +9,7 @@ from fusekit.config.compose import shipped
 from fusekit.layout import Layout
 from fusekit.plan.hlo.costs import costs
 from fusekit.program import Program
+from tests.support.often import often
 
 STRATEGIES = ("early", "bottleneck", "low_rank_tensor", "expert_gate", "sequential")
 SIZES = {"fsdp": 2, "tensor": 2}
@@ -31,7 +32,7 @@ def collectives(name):
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=[] if n == "bottleneck" else pytest.mark.slow) for n in STRATEGIES],
+    often(STRATEGIES, ["bottleneck"]),
 )
 def test_nothing_unexpected_is_sent(name):
     found, weights = collectives(name)

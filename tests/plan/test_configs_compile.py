@@ -12,6 +12,7 @@ from fusekit.plan.plan import plan
 from fusekit.plan.traced import traced_step
 from fusekit.study.spec import with_train
 from fusekit_tpu.topology import Topology
+from tests.support.often import often
 
 EVERY = sorted(
     str(path.relative_to(shipped()))
@@ -35,9 +36,7 @@ def stage_of(name, *overrides):
     return with_train(experiment, batch=16), task
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in CONFIGS]
-)
+@pytest.mark.parametrize("name", often(CONFIGS, QUICK))
 def test_formulas_price_its_step(name):
     experiment, task = stage_of(name)
     graph = resolve(experiment)

@@ -34,6 +34,7 @@ def test_nothing_cut_is_nothing_changed():
     assert set(templates(same)) == set(templates(graph))
 
 
+@pytest.mark.slow
 def test_what_is_cut_has_no_parameters_and_the_rest_trains():
     graph = resolve(bottleneck())
     short = shortened(graph, runs_of(graph), [1, 2, 1])

@@ -13,6 +13,7 @@ from fusekit.batch import blank
 from fusekit.errors import ConfigError
 from fusekit.layout import Layout
 from fusekit.program import Program
+from tests.support.often import often
 
 CPU = Devices()
 V5E = Devices(StandIn("tpu", "TPU v5 lite"))
@@ -123,7 +124,7 @@ def noted(program):
     return program.choices, text
 
 
-@pytest.mark.parametrize("layers", ["scan", "unroll"])
+@pytest.mark.parametrize("layers", often(["scan", "unroll"], ["scan"]))
 def test_a_step_notes_each_choice_once_and_stays_the_same(layers, monkeypatch):
     made = graph(remat="full")
     choices, text = noted(Program(made, layers=layers))

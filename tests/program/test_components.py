@@ -90,6 +90,7 @@ def test_what_a_component_gives_follows_its_own_rules():
     assert all(tuple(e.params["sharding"].spec) != ("fsdp", None, "tensor") for e in others)
 
 
+@pytest.mark.slow
 def test_numbers_are_those_of_one_device():
     own = {
         "b": {

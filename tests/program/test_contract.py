@@ -160,6 +160,7 @@ def test_moments_of_matrices_lie_as_their_parameters(optimizer):
         assert set(leaf.sharding.spec) >= {"fsdp", "tensor"}, leaf.sharding
 
 
+@pytest.mark.slow
 def test_replicas_on_a_mesh_compile_once(caplog):
     layout = Layout.of({"fsdp": 2, "tensor": 2})
     program = Program(resolve(toys.two_stacks(depth=3)), layout=layout, replicas=2, mode="vmap")

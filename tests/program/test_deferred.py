@@ -200,5 +200,6 @@ def test_heads_say_what_they_leave(monkeypatch):
     assert {(one.node, one.axes) for one in seen} == {("words", ("embed", "vocab"))}
 
 
+@pytest.mark.slow
 def test_any_mesh_is_one_device():
     check_cube(fusekit.experiment(**sections()), batch())

@@ -19,6 +19,7 @@ from fusekit_modules.encoders.transformer import TransformerSpec
 from tests.support import hooked
 from tests.support.hooked import PLAIN, Trunk, Way, as_plain
 from tests.support.hooks import PLACES
+from tests.support.often import often
 from tests.support.training import distance
 
 SEEDS = (4, 5)
@@ -93,7 +94,7 @@ ALL_WAYS = {
     "mesh-replicas-in-turn": Way(mesh=True, replicas="loop"),
     "mesh-scan-remat-replicas": Way("scan", "full", mesh=True, replicas="vmap"),
 }
-OFTEN = [IN_TURN, pytest.param("scan-replicas", marks=pytest.mark.slow), "mesh-scan-remat"]
+OFTEN = often([IN_TURN, "scan-replicas", "mesh-scan-remat"], [IN_TURN])
 LEAN = {"norm": "rms", "activation": "relu"}
 """Stacks that compile faster."""
 
@@ -258,6 +259,7 @@ def recomputed(layers, remat):
     return sum(e.primitive.name in ("checkpoint", "remat2") for e in equations(jaxpr.jaxpr))
 
 
+@pytest.mark.slow
 def test_a_layer_with_edits_is_recomputed():
     """Each place is one piece, of which the backward pass keeps only what enters it; a scan has
     one for all its places."""

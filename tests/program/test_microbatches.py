@@ -18,6 +18,7 @@ from fusekit.program import Program
 from fusekit.stream import Stream
 from tests.support import toys
 from tests.support.compilations import compilations
+from tests.support.often import often
 from tests.support.training import assert_close, distance, gradients, trained
 
 WIDTH = 8
@@ -96,6 +97,9 @@ def batch(seed=0, size=16):
 BATCHES = [batch(0), batch(1)]
 
 
+CUBE = {"data": 2, "fsdp": 2, "tensor": 2}
+
+
 @pytest.fixture(scope="module")
 def at_once():
     """Two steps with the whole batch."""
@@ -121,13 +125,14 @@ def test_a_mean_of_the_means_of_parts_is_another_number(at_once):
     assert abs(np.mean(each) - at_once[1][0]["loss"]) > 0.05
 
 
-@pytest.mark.parametrize("sizes", [{"data": 2, "fsdp": 2, "tensor": 2}, {"fsdp": 8}])
+@pytest.mark.parametrize("sizes", often([CUBE, {"fsdp": 8}], [CUBE]))
 def test_on_a_mesh(sizes, at_once):
     found = trained(program(2, layout=Layout.of(sizes)), BATCHES)
     assert_same(found, at_once, atol=2e-6)
     assert distance(gradients(found[0]), gradients(at_once[0])) < 1e-5
 
 
+@pytest.mark.slow
 def test_with_scanned_layers():
     stack = {**STACK, "depth": 3}
     given = sections(encoders={"a": stack, "b": STACK})
@@ -135,11 +140,12 @@ def test_with_scanned_layers():
     assert_same(other, one)
 
 
-@pytest.mark.parametrize("mode", ["vmap", "loop"])
+@pytest.mark.parametrize("mode", often(["vmap", "loop"], ["vmap"]))
 def test_of_replicas(mode, at_once):
     assert_close(trained(program(4, replicas=2, mode=mode), BATCHES)[0], at_once[0], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_no_rows_are_moved_between_devices():
     """Of the batch nothing is gathered or exchanged: gradients and losses alone are summed."""
     made = program(2, layout=Layout.of({"data": 8}))
@@ -173,7 +179,7 @@ def test_frozen_parameters_stay():
         np.testing.assert_array_equal(other[0][name], flat[name])
 
 
-@pytest.mark.parametrize("turns", ["sum", "alternate"])
+@pytest.mark.parametrize("turns", often(["sum", "alternate"], ["sum"]))
 def test_tasks(turns):
     tasks = {
         "first": {"losses": ["a", "tokens"], "weight": 0.7},
@@ -195,6 +201,7 @@ def test_tasks(turns):
     assert_same(found[1], found[0])
 
 
+@pytest.mark.slow
 def test_computed_in_bfloat16():
     """To the rounding of what is computed; sums are in float32."""
     given = sections(train={**SGD, "compute": "bfloat16"})
@@ -286,6 +293,7 @@ def test_dropout_draws_anew_in_each_part():
     assert losses[0] != losses[1]
 
 
+@pytest.mark.slow
 def test_averages_of_parameters_come_out_as_with_the_whole_batch():
     given = sections(
         parts={"slow": {"of": ["a"], "weights": {"type": "ema", "decay": 0.9}}},

@@ -32,6 +32,7 @@ def problem(trunk, **more):
     return f"{'.'.join(map(str, found.path))}: {found.message} | {found.found} | {found.expected}"
 
 
+@pytest.mark.slow
 def test_mixers_repeat_and_periods_are_scanned():
     """One state by canonical paths, and one result, whether layers are scanned or not."""
     trunk = {**SMALL, "depth": 4, "mixer": ["ssd", "attention"], "causal": True, "readout": 1}
@@ -50,12 +51,13 @@ def test_mixers_repeat_and_periods_are_scanned():
     assert kinds == {("0", "ssd"), ("1", "attention"), ("2", "ssd"), ("3", "attention")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("causal", "mesh"),
     [
         (True, CUBE),
-        pytest.param(False, CUBE, marks=pytest.mark.slow),
-        pytest.param(True, {"sequence": 2, "tensor": 2}, marks=pytest.mark.slow),
+        (False, CUBE),
+        (True, {"sequence": 2, "tensor": 2}),
     ],
 )
 def test_meshes_give_what_one_device_gives(causal, mesh):
@@ -119,6 +121,7 @@ def test_in_bfloat16_gradients_are_near():
     assert distance(found[1], found[0]) < 5e-2
 
 
+@pytest.mark.slow
 def test_operators_that_bring_tokens_and_change_weights():
     fusion = {
         "lora": {"type": "lora", "into": "a@..", "targets": ["ssd.x", "ssd.out"], "rank": 2},

@@ -87,6 +87,7 @@ def assert_equal(one, other):
         np.testing.assert_array_equal(other[name], value, err_msg=name)
 
 
+@pytest.mark.slow
 def test_every_way_starts_from_the_same_numbers(initial):
     plain = initial["unroll"]
     for way, flat in initial.items():

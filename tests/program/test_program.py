@@ -13,6 +13,7 @@ from fusekit.layout import Layout
 from fusekit.program import Program
 from fusekit.stream import Stream
 from tests.support import strategies, toys
+from tests.support.often import often
 
 GRAPH = resolve(toys.two_stacks(depth=6))
 
@@ -54,7 +55,7 @@ def test_scan_gives_the_same_training_and_paths(unrolled):
 @pytest.mark.parametrize(
     "mesh", [{"data": 2, "fsdp": 2, "tensor": 2}, {"fsdp": 4, "tensor": 2}, {"data": -1}]
 )
-@pytest.mark.parametrize("layers", ["scan", "unroll"])
+@pytest.mark.parametrize("layers", often(["scan", "unroll"], ["scan"]))
 def test_any_mesh_gives_the_single_device_training(mesh, layers, unrolled):
     before, after, losses = train(Program(GRAPH, layers=layers, layout=Layout.of(mesh)))
     assert_same(before, unrolled[0], 1e-6)

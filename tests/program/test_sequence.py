@@ -12,6 +12,7 @@ from fusekit.plan.hlo.costs import costs
 from fusekit.program import Program
 from tests.support.long import early, rows
 from tests.support.meshes import check_meshes
+from tests.support.often import often
 
 FOUR, CUBE = {"sequence": 4}, {"data": 2, "sequence": 2, "tensor": 2}
 BY_LABEL = {"a": {"a": "latest"}, "b": {"a": "all", "b": "causal"}}
@@ -31,29 +32,27 @@ OPERATORS = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", often(CASES, ["by label"]))
 def test_masks_and_dropout(case):
     experiment = early(32, trunk=CASES[case], mesh={"layers": "scan"})
     check_meshes(experiment, rows(experiment), [FOUR, CUBE])
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=[] if n == "few queries" else pytest.mark.slow) for n in OPERATORS],
-)
+@pytest.mark.parametrize("name", often(OPERATORS, ["few queries"]))
 def test_operators(name):
     experiment = early(32, trunk={"depth": 1}, fusion=OPERATORS[name])
     check_meshes(experiment, rows(experiment), [FOUR])
 
 
-@pytest.mark.parametrize("length", [pytest.param(30, marks=pytest.mark.slow), 516])
+@pytest.mark.parametrize("length", often([30, 516], [516]))
 def test_lengths_that_do_not_divide(length):
     """Short streams stay whole; long ones are filled up: a readout token makes them odd."""
     experiment = early(length, trunk={"readout": 1, "causal": True, "depth": 1})
     check_meshes(experiment, rows(experiment), [FOUR])
 
 
-@pytest.mark.parametrize("tokens", [pytest.param(4, marks=pytest.mark.slow), 3])
+@pytest.mark.slow
+@pytest.mark.parametrize("tokens", [4, 3])
 def test_tokens_that_an_operator_brings_into_layers(tokens, monkeypatch):
     """With four the ring takes twelve tokens, with three eleven and one that fills them up."""
     monkeypatch.setattr("fusekit_modules.layers.place.LEAST", 1)

@@ -11,10 +11,12 @@ from fusekit.layout import Layout
 from fusekit.program import Program
 from tests.support import strategies
 from tests.support.compilations import compilations
+from tests.support.often import often
 from tests.support.training import arrays, distance, gradients
 
 CUBE = {"data": 2, "fsdp": 2, "tensor": 2}
 ROUTED = {"data": 2, "fsdp": 2, "expert": 2}
+OFTEN = ("bottleneck", "tokens", "vectors", "experts", "modality_experts")
 
 
 @dataclass
@@ -45,7 +47,7 @@ class Trial:
         return arrays(program.flat(state)), arrays(metrics)
 
 
-@pytest.fixture(scope="module", params=strategies.EXPERIMENTS)
+@pytest.fixture(scope="module", params=often(strategies.EXPERIMENTS, OFTEN))
 def trial(request):
     return Trial(request.param)
 

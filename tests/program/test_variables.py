@@ -142,6 +142,7 @@ def test_evaluation_leaves_variables_alone(still):
     assert_close(variables(arrays(still.flat(state))), before, atol=0)
 
 
+@pytest.mark.slow
 def test_variables_are_global_over_a_mesh(noisy):
     program = Program(resolved(0.1), layout=Layout.of({"data": 2, "fsdp": 2, "tensor": 2}))
     state, metrics = trained(program, BATCHES)
@@ -150,6 +151,7 @@ def test_variables_are_global_over_a_mesh(noisy):
         assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_each_replica_has_its_own(noisy):
     program = Program(resolved(0.1), replicas=2, mode="vmap")
     state = program.init(0)

@@ -97,6 +97,7 @@ def test_the_run_can_be_evaluated_and_gone_on_with(result, capsys):
     assert again.metrics == result.metrics
 
 
+@pytest.mark.slow
 def test_only_the_sources_of_the_stage_are_written(tmp_path):
     text = CONFIG.replace("made: {", "left: {type: synthetic}\n  made: {")
     text = text.replace("train: {batch", "train: {data: {made: 1}, batch")

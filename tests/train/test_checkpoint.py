@@ -181,6 +181,7 @@ def test_scanned_and_unrolled_layers_share_checkpoints(saved):
     assert tiny.same(tiny.flat(unrolled, back), flats[2])
 
 
+@pytest.mark.slow
 def test_replicas_may_run_in_another_way_or_be_cut_out(program, turns, tmp_path):
     together = tiny.program(replicas=2, mode="vmap")
     state = turns.init()

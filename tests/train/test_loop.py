@@ -154,6 +154,7 @@ def test_parameters_are_looked_at_before_a_checkpoint(program, turns):
     assert guard.dead == {0: 4}
 
 
+@pytest.mark.slow
 def test_one_replica_may_die(pipeline, validation, run):
     turns = tiny.program(tiny.experiment({"select": "gap"}), replicas=2, mode="loop")
     state = turns.init()

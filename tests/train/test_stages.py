@@ -15,6 +15,7 @@ from fusekit.study.targets import Targets
 from fusekit.train.experiment import train
 from fusekit.train.splits import open_splits
 from fusekit.train.turns import Turns, changed, given
+from tests.support.often import often
 
 SGD = {"optimizer": {"type": "sgd", "momentum": 0.9}, "learning_rate": 0.05, "steps": 3, "batch": 8}
 
@@ -146,6 +147,7 @@ def test_a_run_goes_on_with_the_stage_that_is_not_done(run, tmp_path):
         np.testing.assert_array_equal(one[path], other[path], err_msg=path)
 
 
+@pytest.mark.slow
 def test_a_dense_sublayer_becomes_each_expert_and_stages_are_averaged(tmp_path):
     stages = {
         "left": {"losses": ["one"], "steps": 1, "without": ["experts"]},
@@ -211,7 +213,7 @@ def tables(streams):
     return list(streams.values()) if "first" in streams else [streams]
 
 
-@pytest.mark.parametrize("turns", ["alternate", "sum"])
+@pytest.mark.parametrize("turns", often(["alternate", "sum"], ["sum"]))
 def test_a_task_trains_what_its_losses_reach(tmp_path, turns):
     tasks = {
         "x": {"losses": ["one"], "data": {"here": 1}},

@@ -44,6 +44,7 @@ def test_pairwise_with_unequal_lengths():
     check(PairwiseAttentionSpec(**PAIRWISE), streams, reference, ports=("out", "m0", "m1"))
 
 
+@pytest.mark.slow
 def test_pairwise_with_itself():
     options = {"include_self": True, "causal": True}
     reference = pairwise_reference([4, 2], ["m0", "m1"], depth=1, pool="mean", **options)
@@ -59,6 +60,7 @@ def test_causal_tokens_read_no_later_ones():
     np.testing.assert_array_equal(causal_mask(3, 3), np.tril(np.ones((3, 3))))
 
 
+@pytest.mark.slow
 def test_pairwise_of_three_with_padding():
     lengths, names, valid = [4, 2, 3], ["a", "b", "c"], [2, 2, 1]
     inputs = {

@@ -21,6 +21,7 @@ from tests.modules.fusion.lockstep import Lockstep
 from tests.reference.transformer import block
 from tests.support import strategies
 from tests.support.compilations import compilations
+from tests.support.often import often
 from tests.support.training import arrays, distance, gradients
 
 CONV = {"type": "conv", "widths": [4, 6], "norm": "none"}
@@ -118,7 +119,7 @@ def trials():
     return {}
 
 
-@pytest.fixture(params=["maps", "sets"])
+@pytest.fixture(params=often(["maps", "sets"], ["maps"]))
 def trial(request, trials):
     return made(request.param, trials)
 

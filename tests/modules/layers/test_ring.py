@@ -105,6 +105,7 @@ def test_a_source_that_does_not_divide_is_read_where_the_queries_are():
     check(RINGS["4"], 8, [8, 3, 16], "dense")
 
 
+@pytest.mark.slow
 def test_what_is_long_but_does_not_divide_is_filled_up(monkeypatch):
     monkeypatch.setattr("fusekit_modules.layers.place.LEAST", 1)
     check(RINGS["4"], 7, [7, 3, 10], "dense")

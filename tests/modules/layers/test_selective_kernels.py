@@ -42,6 +42,7 @@ def both(graph, context, params, x, mask):
     return jax.grad(total, (0, 1), has_aux=True)(params, x)
 
 
+@pytest.mark.slow
 def test_kernels_give_what_the_portable_form_does(monkeypatch):
     graph, params = made(8, 4)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 12, 8)), jnp.float32)

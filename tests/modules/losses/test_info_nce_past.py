@@ -161,6 +161,7 @@ def test_no_rows_change_nothing_and_keys_of_absent_rows_are_never_held():
     np.testing.assert_array_equal(stepped.variable("queue.keys"), before)
 
 
+@pytest.mark.slow
 def test_rows_over_eight_devices_give_the_same():
     spec = InfoNceSpec(inputs=["a", "b"], queue=12, soft=["c", "d"])
     names = "abcd"

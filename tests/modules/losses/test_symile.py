@@ -60,6 +60,7 @@ def test_against_numpy(names, negatives):
         inert(chosen, inputs, streams, ROWS, role="b")
 
 
+@pytest.mark.slow
 def test_in_float32():
     rng = np.random.default_rng(6)
     vectors = [rng.normal(size=(4, 8)).astype("float32") for _ in "abc"]

@@ -79,6 +79,7 @@ def test_tables_and_learned_tokens_go_to_adamw(module):
     check(module, {})
 
 
+@pytest.mark.slow
 def test_each_expert_is_a_matrix():
     values, axes = parameters(ExpertMlps(3, 4, 6, dispatch="dense", rngs=nnx.Rngs(0)))
     optimizer = SPEC.build_by_axes(RATE, axes)

@@ -16,6 +16,7 @@ from fusekit_modules.ops.contrastive import cases, gram, info_nce, reduce, sever
 from fusekit_modules.ops.contrastive.given import How, multiplied
 from fusekit_modules.ops.contrastive.scores import Kind
 from tests.ops.contrastive import exact
+from tests.support.often import often
 
 SIZE, WIDTH, SCALE, BIAS = 24, 8, 7.0, -2.0
 
@@ -176,7 +177,7 @@ def combinations(vectors, counts):
 
 
 @pytest.mark.parametrize("form", ["reference", "xla"])
-@pytest.mark.parametrize("columns", [1 << 15, 150])
+@pytest.mark.parametrize("columns", often([1 << 15, 150], [150]))
 def test_symile_among_all_is_that_of_numpy(columns, form, monkeypatch):
     """In one chunk, and in chunks of six of the 24 rows of the first of the others."""
     monkeypatch.setattr(several, "COLUMNS", columns)
@@ -309,6 +310,7 @@ def test_32768_rows_take_no_matrix_of_them():
     assert lowered.compile().memory_analysis().temp_size_in_bytes < 400 << 20
 
 
+@pytest.mark.slow
 def test_what_a_mesh_does_not_divide_is_filled_up():
     """Ten rows and 13 columns on four devices: the values and gradients of one."""
     layout = Layout.of({"data": 2, "fsdp": 2}, devices=jax.devices()[:4])

@@ -81,6 +81,7 @@ def test_gradients_are_added_up_once_over_devices():
     assert not any("while/body" in line for line in sums)
 
 
+@pytest.mark.slow
 def test_replicas_side_by_side_over_a_mesh():
     layout = Layout.of({"data": 4, "tensor": 2}, params={"features": "tensor"})
     given, grad = given_and_grad()

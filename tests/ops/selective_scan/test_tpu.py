@@ -45,6 +45,7 @@ def test_lengths_channels_and_sizes_that_divide_by_nothing():
     check(cases.INTERPRETED[1], jnp.float32, target=INTERPRETED)
 
 
+@pytest.mark.slow
 def test_half_precision_of_two_programs_by_channels(monkeypatch):
     monkeypatch.setattr(tpu, "REGISTERS", 16 * 128)
     given, _ = cases.arrays(cases.INTERPRETED[2], jnp.bfloat16)
@@ -66,6 +67,7 @@ def test_what_is_absent_may_hold_anything():
     assert jax.tree.all(jax.tree.map(np.array_equal, first, second))
 
 
+@pytest.mark.slow
 def test_a_decay_of_nothing_is_still_forgotten():
     given, options = cases.arrays(cases.INTERPRETED[0])
     given = {**given, "a": jnp.zeros_like(given["a"])}
@@ -76,6 +78,7 @@ def test_a_decay_of_nothing_is_still_forgotten():
         assert exact.off(one, other) < 1e-5
 
 
+@pytest.mark.slow
 def test_over_a_mesh_each_device_has_its_rows_and_channels():
     layout = Layout.of({"data": 2, "fsdp": 2, "tensor": 2})
     case = replace(cases.INTERPRETED[0], batch=4, time=9, channels=256, missing="some")
