@@ -1,6 +1,7 @@
 """Stream attention against float64 NumPy, values and gradients; masks; what cannot be asked."""
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -44,10 +45,12 @@ def doubled(given):
     return jax.tree.map(lambda a: np.asarray(a, np.float64 if a.dtype == "f4" else None), given)
 
 
+def attended(case, **options):
+    return partial(stream_attention, heads=case.heads, reads=case.reads, target=CPU, **options)
+
+
 def call(case, queries, sources, **options):
-    return stream_attention(
-        queries, sources, heads=case.heads, reads=case.reads, target=CPU, **options
-    )
+    return jax.jit(attended(case, **options))(queries, sources)
 
 
 def difference(found, due):
@@ -61,11 +64,11 @@ def gradients(case, queries, sources, weights, **options):
     def loss(values, pairs):
         streams = [q._replace(values=v) for q, v in zip(queries, values, strict=True)]
         read = [s._replace(key=k, value=v) for (k, v), s in zip(pairs, sources, strict=True)]
-        outs = call(case, streams, read, **options)
+        outs = attended(case, **options)(streams, read)
         return sum(jnp.vdot(w, out) for w, out in zip(weights, outs, strict=True))
 
     values, pairs = [q.values for q in queries], [(s.key, s.value) for s in sources]
-    return jax.grad(loss, (0, 1))(values, pairs)
+    return jax.jit(jax.grad(loss, (0, 1)))(values, pairs)
 
 
 def some_weights(queries):

@@ -46,15 +46,19 @@ def test_routing_is_the_brute_force_loop(dispatch, weights, share):
 
 def apply(case, arrays, presence, mask, dtype=None):
     """The ports and the routed result of one place, for normalised inputs given as they are."""
+
+    @jax.jit
+    def run(parameters, arrays, presence, mask):
+        module = case.merged(parameters).layers[0]
+        streams = tuple(s.with_(mask=mask) for s in case.streams(arrays, presence).values())
+        edits, state = module.enter(streams, {}, {}, layers=[], context=Context())
+        pairs = zip(edits, streams, strict=True)
+        outs = tuple(LayerOutput(edit.replace["mlp"].apply(s)) for edit, s in pairs)
+        streams, state = module.leave(outs, {}, state, context=Context())
+        return module.ports(state), streams
+
     parameters = {k: jnp.asarray(v, dtype) for k, v in case.parameters.items()}
-    module = case.merged(parameters).layers[0]
-    streams = tuple(case.streams({k: jnp.asarray(a) for k, a in arrays.items()}, presence).values())
-    streams = tuple(s.with_(mask=None if mask is None else jnp.asarray(mask)) for s in streams)
-    edits, state = module.enter(streams, {}, {}, layers=[], context=Context())
-    pairs = zip(edits, streams, strict=True)
-    outs = tuple(LayerOutput(edit.replace["mlp"].apply(s)) for edit, s in pairs)
-    streams, state = module.leave(outs, {}, state, context=Context())
-    return module.ports(state), streams
+    return run(parameters, arrays, presence, mask)
 
 
 def test_balance_and_z_count_only_what_is_there():

@@ -48,7 +48,8 @@ def answered(kernel, mask):
         return jnp.sum(jnp.sin(out)), out
 
     given = streams(None if mask is None else jnp.asarray(mask))
-    grads, out = jax.grad(total, (0, 1), has_aux=True, allow_int=True)(params, given)
+    both = jax.jit(jax.grad(total, (0, 1), has_aux=True, allow_int=True))
+    grads, out = both(params, given)
     floats = [g for g in jax.tree.leaves(grads) if jnp.issubdtype(g.dtype, jnp.floating)]
     return out, floats
 

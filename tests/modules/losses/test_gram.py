@@ -79,7 +79,7 @@ def near(count, width, apart, rng):
 def test_volumes_in_float32(count, apart, width):
     """From 0.05 on within 1e-5 of the value, below within 1e-3; gradients no longer than one."""
     given = [v.astype("float32") for v in near(count, width, apart, np.random.default_rng(7))]
-    found = np.asarray(volumes(jnp.asarray(given[0]), [jnp.asarray(v) for v in given[1:]]))
+    found = np.asarray(jax.jit(volumes)(given[0], given[1:]))
     exact = [v.astype("float64") for v in given]
     for i in range(8):
         for j in range(8):
@@ -92,7 +92,7 @@ def test_volumes_in_float32(count, apart, width):
     def own(vectors):
         return jnp.sum(jnp.diag(volumes(vectors[0], vectors[1:])))
 
-    for grad in jax.grad(own)([jnp.asarray(v) for v in given]):
+    for grad in jax.jit(jax.grad(own))(given):
         assert np.all(np.linalg.norm(np.asarray(grad), axis=1) <= 1.01)
 
 
@@ -103,9 +103,9 @@ def test_gradients_of_volumes_in_float32(apart):
     def own(vectors):
         return jnp.sum(jnp.diag(volumes(vectors[0], vectors[1:])))
 
-    found = jax.grad(own)([jnp.asarray(v) for v in given])
+    found = jax.jit(jax.grad(own))(given)
     with jax.enable_x64(True):
-        due = jax.grad(own)([jnp.asarray(v, "float64") for v in given])
+        due = jax.jit(jax.grad(own))([jnp.asarray(v, "float64") for v in given])
     for one, other in zip(found, due, strict=True):
         np.testing.assert_allclose(np.asarray(one), np.asarray(other), atol=1e-4)
 
@@ -120,7 +120,7 @@ def test_gradients_are_finite_and_bounded_where_vectors_are_equal(equal):
         streams = {name: Stream(v) for name, v in values.items()}
         return scalar(run(spec(learn=False), {n: vector(5) for n in "abc"}, streams, ROWS))
 
-    value, grads = jax.value_and_grad(loss)({n: jnp.asarray(v) for n, v in given.items()})
+    value, grads = jax.jit(jax.value_and_grad(loss))({n: jnp.asarray(v) for n, v in given.items()})
     assert np.isfinite(value)
     for name, grad in grads.items():
         lengths = np.linalg.norm(np.asarray(grad), axis=1) * np.linalg.norm(given[name], axis=1)

@@ -67,7 +67,7 @@ def grads_of(rows, columns, seed=4):
 @pytest.mark.parametrize("case", cases.TESTED, ids=lambda case: case.name)
 def test_the_obvious_form_is_that_of_numpy(case):
     given, rows, columns = cases.arrays(case)
-    found = reference.forward(case.kind, given, rows, columns)
+    found = jax.jit(partial(reference.forward, case.kind))(given, rows, columns)
     due = exact.results(case.kind, doubled(given), np.asarray(rows), np.asarray(columns))
     for one, other in zip(found, due, strict=True):
         assert exact.off(one, other) < 1e-6
@@ -100,7 +100,8 @@ def test_the_gradient_of_the_obvious_form_is_that_of_differences(name):
 
     with jax.enable_x64(True):
         wide, double = jax.tree.map(lambda v: jnp.asarray(np.asarray(v, float)), (every, grads))
-        found = reference.backward(case.kind, wide, rows, columns, right, None, double)
+        back = jax.jit(partial(reference.backward, case.kind))
+        found = back(wide, rows, columns, right, None, double)
     for field, at in every._asdict().items():
         if at is not None:
             due = exact.slope(partial(value, field), at)
@@ -119,7 +120,7 @@ def test_the_other_forms_are_as_the_obvious_one(form, case, dtype):
             pytest.skip(reason)
     forward, backward = FORMS[form]
     found = jax.jit(partial(forward, case.kind))(given, rows, columns)
-    due = reference.forward(case.kind, given, rows, columns)
+    due = jax.jit(partial(reference.forward, case.kind))(given, rows, columns)
     for one, other in zip(found, due, strict=True):
         assert exact.off(one, other) <= LIMITS[dtype]
     right, grads = random_positives(case, rows, columns), grads_of(rows, columns)
@@ -127,7 +128,7 @@ def test_the_other_forms_are_as_the_obvious_one(form, case, dtype):
         grads = (grads[0], 0 * grads[1])
     inputs = (given, rows, columns, right, due, grads)
     wide = jax.tree.map(lambda v: v.astype(jnp.float32), given)
-    owed = reference.backward(case.kind, wide, *inputs[1:])
+    owed = jax.jit(partial(reference.backward, case.kind))(wide, *inputs[1:])
     slopes = jax.jit(partial(backward, case.kind))(*inputs)
     parts = np.sum(np.asarray(wide.x) * owed.x, axis=1) / case.scale  # their sum is by the scale
     for field, one, other in zip(Operands._fields, slopes, owed, strict=True):

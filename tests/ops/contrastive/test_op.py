@@ -51,7 +51,8 @@ def test_info_nce_is_that_of_numpy(given, forward):
     columns = np.random.default_rng(5).random(SIZE) > 0.2
     keys = {"own": np.arange(SIZE), "integers": keys, "reals": np.where(keys > 4, np.nan, keys / 3)}
     keys, named = keys[given], {} if given == "own" else {"keys": jnp.asarray(keys[given])}
-    found = info_nce(x, y, jnp.float32(SCALE), counts, columns, forward=forward, **named)
+    call = jax.jit(partial(info_nce, forward=forward))
+    found = call(x, y, jnp.float32(SCALE), counts, columns, **named)
     wide = np.asarray(x, np.float64), np.asarray(y, np.float64)
     assert exact.off(found[0], by_numpy(*wide, counts, columns, keys, keys)) < 1e-6
     assert exact.off(found[1], by_numpy(*wide[::-1], columns, counts, keys, keys)) < 1e-6
@@ -63,7 +64,8 @@ def test_more_columns_than_rows_with_keys_of_their_own(forward):
     more, _, filled, held = vectors(seed=3)
     columns, column_keys = np.concatenate([counts, filled]), np.concatenate([keys, held])
     every = jnp.concatenate([y, more])
-    call = partial(info_nce, x, every, jnp.float32(SCALE), counts, columns, forward=forward)
+    call = jax.jit(partial(info_nce, forward=forward))
+    call = partial(call, x, every, jnp.float32(SCALE), counts, columns)
     wide = np.asarray(x, np.float64), np.asarray(every, np.float64)
     keyed = call(keys=jnp.asarray(keys), column_keys=jnp.asarray(column_keys))[0]
     assert exact.off(keyed, by_numpy(*wide, counts, columns, keys, column_keys)) < 1e-6
@@ -97,7 +99,7 @@ def test_kernels_behind_the_public_functions(name, platform):
     x, y, counts, keys = vectors(jnp.bfloat16)
     inputs = (x, y, jnp.float32(SCALE), jnp.float32(BIAS), counts, jnp.asarray(keys))
     plain = {"forward": "reference", "backward": "reference"}
-    due = BOTH(name, plain, *inputs)
+    due = jax.jit(partial(BOTH, name, plain))(*inputs)
     options = {
         "target": Target(platform, interpret=True),
         "forward": platform,
