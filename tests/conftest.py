@@ -2,6 +2,7 @@
 processes; nothing here reaches the network or a GPU."""
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -25,3 +26,5 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", CACHE)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+# a twentieth of the time went into looking through what tests left
+gc.set_threshold(100_000, 50, 100)

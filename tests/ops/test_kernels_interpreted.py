@@ -97,7 +97,7 @@ def test_passes_choose_their_backends_by_themselves(platform, name):
     assert difference(back(tuple(grads)), d_queries) < 1e-5
 
 
-@pytest.mark.parametrize("platform", ["gpu", "tpu"])
+@pytest.mark.parametrize("platform", often(["gpu", "tpu"], ["tpu"]))
 def test_every_device_of_a_mesh_takes_its_examples_and_heads(platform):
     case = replace(cases.TESTED[2], head_dim=16, missing="some")
     form, queries, sources, grads = made(case, jnp.float32)

@@ -143,7 +143,7 @@ def test_without_segments_tokens_are_of_segment_0():
     assert not np.any(found[:, 2::3])
 
 
-@pytest.mark.parametrize("missing", MISSING)
+@pytest.mark.parametrize("missing", often(MISSING, ["none", "some"]))
 def test_the_portable_form_has_the_gradients_of_the_reference(missing):
     for case in cases.TESTED + cases.PACKED:
         case = replace(case, missing=missing)

@@ -29,12 +29,13 @@ def priced(experiment, **sizes):
     return graph, price
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("experiment", "sizes"),
     [
         (single(depth=12), {"fsdp": 2, "tensor": 2}),
-        pytest.param(bottleneck(depth=24), {"data": 4}, marks=pytest.mark.slow),
-        pytest.param(bottleneck(depth=24), {"fsdp": 2, "tensor": 2}, marks=pytest.mark.slow),
+        (bottleneck(depth=24), {"data": 4}),
+        (bottleneck(depth=24), {"fsdp": 2, "tensor": 2}),
     ],
 )
 def test_the_whole_from_short_forms(experiment, sizes):

@@ -13,6 +13,7 @@ from fusekit.stream import Stream
 from fusekit_modules.heads import _unmade
 from fusekit_modules.ops.linear_cross_entropy import op, xla
 from tests.support.meshes import check_cube
+from tests.support.often import often
 from tests.support.training import assert_close, distance, gradients, trained
 
 WORDS, LENGTH, ROWS, WIDTH = 48, 5, 8, 8
@@ -94,11 +95,7 @@ def without(monkeypatch):
 
 @pytest.mark.parametrize(
     "mesh",
-    [
-        {},
-        {"microbatches": 2},
-        pytest.param({"layers": "scan", "remat": "full"}, marks=pytest.mark.slow),
-    ],
+    often([{}, {"microbatches": 2}, {"layers": "scan", "remat": "full"}], [{}]),
     ids=lambda mesh: " ".join(mesh) or "plain",
 )
 def test_steps_are_those_of_logits(mesh, monkeypatch):

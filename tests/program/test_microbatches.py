@@ -140,7 +140,8 @@ def test_with_scanned_layers():
     assert_same(other, one)
 
 
-@pytest.mark.parametrize("mode", often(["vmap", "loop"], ["vmap"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["vmap", "loop"])
 def test_of_replicas(mode, at_once):
     assert_close(trained(program(4, replicas=2, mode=mode), BATCHES)[0], at_once[0], atol=1e-6)
 
@@ -282,6 +283,7 @@ def test_without_anything_present_nothing_moves():
             np.testing.assert_array_equal(after[name], before[name])
 
 
+@pytest.mark.slow
 def test_dropout_draws_anew_in_each_part():
     """Equal rows are dropped differently in different microbatches."""
     stack = {**STACK, "dropout": 0.5}

@@ -84,12 +84,13 @@ def test_a_stack_of_all_mixers_is_one_result_scanned_or_not():
     assert kinds == set(zip("012345", ["selective", "ssd", "attention"] * 2, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("causal", "mesh"),
     [
         (True, CUBE),
-        pytest.param(False, CUBE, marks=pytest.mark.slow),
-        pytest.param(True, {"sequence": 2, "tensor": 2}, marks=pytest.mark.slow),
+        (False, CUBE),
+        (True, {"sequence": 2, "tensor": 2}),
     ],
 )
 def test_meshes_cut_the_channels_of_selective_scans(causal, mesh):

@@ -184,6 +184,7 @@ def test_an_average_begins_equal_follows_by_its_decay_and_gives_no_gradient(laye
     assert any(np.any(after[p] != before[p]) for p in followers)
 
 
+@pytest.mark.slow
 def test_a_copy_begins_equal_and_trains_by_itself():
     parts = {"copy": {"of": ["y"], "weights": "start", "given": {"batch.a": "batch.b"}}}
     program = fusekit.compile(declared(parts, ("y", "copy.y")))

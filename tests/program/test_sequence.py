@@ -38,7 +38,8 @@ def test_masks_and_dropout(case):
     check_meshes(experiment, rows(experiment), [FOUR, CUBE])
 
 
-@pytest.mark.parametrize("name", often(OPERATORS, ["few queries"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OPERATORS)
 def test_operators(name):
     experiment = early(32, trunk={"depth": 1}, fusion=OPERATORS[name])
     check_meshes(experiment, rows(experiment), [FOUR])

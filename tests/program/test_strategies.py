@@ -16,7 +16,7 @@ from tests.support.training import arrays, distance, gradients
 
 CUBE = {"data": 2, "fsdp": 2, "tensor": 2}
 ROUTED = {"data": 2, "fsdp": 2, "expert": 2}
-OFTEN = ("bottleneck", "tokens", "vectors", "experts", "modality_experts")
+OFTEN = ("bottleneck", "tokens", "experts")
 
 
 @dataclass

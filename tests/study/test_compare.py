@@ -200,6 +200,7 @@ def test_knobs_of_nobody_are_refused_before_training():
         compare(base, knobs=["train.batch"], progress=False)
 
 
+@pytest.mark.slow
 def test_models_of_relative_data_can_be_opened_from_anywhere(tmp_path, monkeypatch, capsys):
     """Nor is a model of a comparison a run to go on with."""
     rng = np.random.default_rng(0)

@@ -41,6 +41,7 @@ def test_a_chunk_that_is_not_full(missing):
     check(replace(cases.INTERPRETED[0], missing=missing), jnp.float32, target=INTERPRETED)
 
 
+@pytest.mark.slow
 def test_lengths_channels_and_sizes_that_divide_by_nothing():
     check(cases.INTERPRETED[1], jnp.float32, target=INTERPRETED)
 
