@@ -6,11 +6,12 @@ from xml.etree import ElementTree
 
 import pytest
 
+from tests.support.often import often
+
 HERE = Path(__file__).parent
 MEASURED = """
 import resource, sys
 from fusekit.cli.main import run
-from tests.support.often import often
 status = run(sys.argv[1:])
 used = resource.getrusage(resource.RUSAGE_SELF)
 status_lines = open("/proc/self/status").read().splitlines()
