@@ -10,6 +10,7 @@ they have seen.
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 from fusekit.graph.graph import Graph
@@ -21,6 +22,9 @@ from fusekit.plan.traced import Traced, traced_step
 Compile = Callable[[Graph], Measure]
 FORMS = (8, 10)
 """Repeats of each long run in the two short forms."""
+MOST = 40
+"""Layers that are compiled one by one only to compare them with a scan; more take minutes."""
+UNTRIED = "layers one by one are not compared: {} of them take minutes to compile, as {} does"
 BY = {
     "peak": "kept",
     "hbm": "kept",
@@ -43,6 +47,19 @@ def long_runs(graph: Graph, forms: tuple[int, int] = FORMS) -> tuple[Scan, ...]:
     left = sum(len(run.repeats[0]) * min(run.count, form) for run in runs for form in forms)
     whole = sum(len(run.repeats[0]) * run.count for run in runs)
     return cut if graph.whole is None and 4 * left <= whole else ()
+
+
+def too_many(graph: Graph) -> int:
+    """How many layers it takes to price them one by one, if that is too many for a comparison;
+    else 0."""
+    forms = FORMS if long_runs(graph) else (inf,)
+    found = sum(_layers(run) * min(run.count, form) for run in runs_of(graph) for form in forms)
+    return int(found) if found > MOST else 0
+
+
+def _layers(run: Scan) -> int:
+    """Of one repeat."""
+    return sum(event.kind == "layer" for event in run.repeats[0])
 
 
 def compilations(graph: Graph, layers: str) -> int:

@@ -15,7 +15,7 @@ from fusekit.plan.analytic import analytic
 from fusekit.plan.cache import Cache
 from fusekit.plan.compiled import Measure, measure
 from fusekit.plan.compilers import NoCompilerError, devices
-from fusekit.plan.fast import extrapolated
+from fusekit.plan.fast import UNTRIED, extrapolated, too_many
 from fusekit.plan.rivals import rivals
 from fusekit.plan.shorten import runs_of
 from fusekit.plan.times import Times, fits, times
@@ -68,7 +68,8 @@ class Plan:
       topology, sizes: chips, and mesh axes over them.
       batch: rows of a step.
       chosen: as the experiment runs its layers.
-      other: the other way, for comparison; `None` if it was not asked for.
+      other: the other way, for comparison; `None` if it was not asked for, or if it means to
+        compile many layers one by one.
       modalities: FLOPs of a step by modality, over all devices; `shared` is what needs several.
       without: FLOPs of a step when an optional modality is left out of the model, by modality.
       notes: what is worth saying.
@@ -150,8 +151,8 @@ def plan(
       topology: to run on.
       sizes: of mesh axes; default those of the experiment.
       task: whose step, where tasks alternate.
-      exact: compile unrolled programs whole.
-      both: price the other way of running layers too.
+      exact: compile unrolled programs whole, however long.
+      both: price the other way of running layers too; many layers one by one only if `exact`.
       say: is told what goes on.
       cache: of earlier compilations.
 
@@ -171,7 +172,10 @@ def plan(
     try:
         price = pricer(graph, topology, sizes, task=task, exact=exact, say=say, cache=cache)
         chosen = price(first)
-        other = price("unroll" if first == "scan" else "scan") if both else None
+        many = 0 if exact or first == "unroll" else too_many(graph)
+        if both and not many:
+            other = price("unroll" if first == "scan" else "scan")
+        notes += [UNTRIED.format(many, "--exact")] if both and many else []
         notes += OF_SHORT if chosen.how == "extrapolated" else ()
         notes += OF_GPUS if topology.chip.platform == "cuda" else ()
     except NoCompilerError as error:

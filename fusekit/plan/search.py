@@ -6,11 +6,12 @@ from typing import Any, Literal
 
 from fusekit.config.spec import Experiment
 from fusekit.graph import resolve
+from fusekit.graph.graph import Graph
 from fusekit.plan.cache import Cache
 from fusekit.plan.candidates import Candidate, price_all, remade
 from fusekit.plan.compiled import CompilationError
 from fusekit.plan.compilers import NoCompilerError, devices
-from fusekit.plan.fast import compilations
+from fusekit.plan.fast import UNTRIED, compilations, too_many
 from fusekit.plan.plan import OF_GPUS, Say, pricer
 from fusekit.plan.shorten import runs_of
 from fusekit.plan.times import fits, limit, times
@@ -73,14 +74,15 @@ def search(
       FusekitError: no mesh divides the batch, or tasks alternate: they have no one step.
     """
     check_task(experiment.train, None)
-    first, other = _ways(experiment)
+    graph = resolve(experiment)
+    first, other = _ways(graph)
     waiting = price_all(experiment, topology, first, say)
     order, tried = list(waiting), list[Candidate]()
     try:
         devices(topology)
     except NoCompilerError as error:
         return _by_formulas(order, topology, str(error))
-    graph, room = resolve(experiment), limit(topology)
+    room = limit(topology)
     last = compilations(graph, first)
     spare = compilations(graph, other) if other else 0
     left, low = finalists, LOW
@@ -102,6 +104,8 @@ def search(
         tried += [again] if again.compiled else []
     tried.sort(key=lambda one: (not (one.compiled and one.compiled.fits), one.estimate))
     why = _why(order, _best(tried), topology)
+    many = too_many(graph) if experiment.mesh.layers == "auto" else 0
+    why += (UNTRIED.format(many, "mesh.layers: unroll"),) if many else ()
     why += OF_GPUS if topology.chip.platform == "cuda" else ()
     return Found(_best(tried), tuple(tried), tuple(waiting), why)
 
@@ -114,13 +118,13 @@ def _by_formulas(order: list[Candidate], topology: Topology, reason: str) -> Fou
     return Found(best, (), rest, (f"by formulas alone: {reason}", *why))
 
 
-def _ways(experiment: Experiment) -> tuple[Layers, Layers | None]:
+def _ways(graph: Graph) -> tuple[Layers, Layers | None]:
     """How layers run in what is tried first, and then, where the experiment leaves it open and it
-    makes another program, in the best of that."""
-    choice = experiment.mesh.layers
+    makes another program that compiles soon, in the best of that."""
+    choice = graph.experiment.mesh.layers
     if choice != "auto":
         return choice, None
-    return "scan", "unroll" if runs_of(resolve(experiment)) else None
+    return "scan", "unroll" if runs_of(graph) and not too_many(graph) else None
 
 
 def _next(waiting: list[Candidate], room: float, low: float) -> Candidate | None:

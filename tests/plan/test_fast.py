@@ -7,7 +7,7 @@ from fusekit.graph import resolve
 from fusekit.layout import Layout
 from fusekit.plan.analytic import analytic
 from fusekit.plan.compiled import Measure, measure
-from fusekit.plan.fast import compilations, extrapolated, long_runs
+from fusekit.plan.fast import compilations, extrapolated, long_runs, too_many
 from fusekit.plan.plan import priced as priced_as
 from fusekit.plan.times import limit
 from fusekit.plan.traced import traced_step
@@ -79,3 +79,10 @@ def test_what_is_carried_on_from_short_forms_must_leave_a_tenth_more():
     assert fits("extrapolated", 0.89)
     assert not fits("extrapolated", 0.9)
     assert fits("analytic", 0.99)
+
+
+def test_many_layers_are_not_compiled_one_by_one_to_compare():
+    assert too_many(resolve(single(depth=40))) == 0
+    assert too_many(resolve(single(depth=41))) == 41
+    assert too_many(resolve(single(depth=72))) == 0  # short forms have 18
+    assert too_many(resolve(bottleneck(depth=26))) == 52

@@ -10,8 +10,10 @@ from fusekit.config import dump
 from fusekit.errors import LayoutError
 from fusekit.plan import Cache, planned, render
 from fusekit.plan import compilers as compilers_module
+from fusekit.plan.analytic import analytic
 from fusekit.plan.compiled import Measure
-from fusekit.plan.plan import sizes_of
+from fusekit.plan.plan import priced, sizes_of
+from fusekit.plan.traced import traced_step
 from fusekit_tpu.topology import Topology
 from tests.plan.models import bottleneck, single
 from tests.support.compilations import compilations
@@ -81,6 +83,29 @@ def test_the_command(tmp_path, capsys, without_compiler):
     assert found["best"]["seconds"] == min(
         one["seconds"] for one in [found["best"], *found["rest"]]
     )
+
+
+def test_many_layers_one_by_one_are_not_compared_with_a_scan(monkeypatch):
+    asked = []
+
+    def pricer(graph, topology, sizes, **_):
+        def price(layers):
+            asked.append(layers)
+            cost = analytic(graph, traced_step(graph, 16), sizes, topology)
+            return priced(layers, "compiled", cost, topology)
+
+        return price
+
+    monkeypatch.setattr("fusekit.plan.plan.pricer", pricer)
+    given = bottleneck(depth=26)
+    plan = planned(given, FOUR)
+    assert (asked, plan.other) == (["scan"], None)
+    told = "layers one by one are not compared: 52 of them take minutes to compile, as --exact does"
+    assert told in plan.notes
+    assert told not in planned(given, FOUR, both=False).notes
+    exact = planned(given, FOUR, exact=True)
+    assert exact.other is not None
+    assert asked[2:] == ["scan", "unroll"]
 
 
 def test_a_real_tpu_compiler_prices_a_step(tmp_path):

@@ -100,6 +100,20 @@ def test_the_best_is_compiled_the_other_way_too(monkeypatch, faster, layers, dep
     assert found.best.layers == layers
 
 
+def test_many_layers_are_tried_one_by_one_only_where_that_is_asked_for(monkeypatch):
+    asked = made_up(monkeypatch, faster=0.5)
+    found = search(bottleneck(depth=26), TOPOLOGY)
+    assert [one[3] for one in asked] == ["scan"] * 4
+    assert [line for line in found.why if "compared" in line] == [
+        "layers one by one are not compared: 52 of them take minutes to compile, "
+        "as mesh.layers: unroll does"
+    ]
+    asked.clear()
+    found = search(bottleneck(depth=26, mesh={"layers": "unroll"}), TOPOLOGY)
+    assert {one[3] for one in asked} == {"unroll"}
+    assert not any("compared" in line for line in found.why)
+
+
 def test_remat_and_microbatches_are_tried_where_memory_asks_for_them():
     found = list(candidates_of(single(batch=64), TOPOLOGY))
     data = [one for one in found if one.sizes["data"] == 16]
