@@ -172,10 +172,11 @@ def plan(
     try:
         price = pricer(graph, topology, sizes, task=task, exact=exact, say=say, cache=cache)
         chosen = price(first)
-        many = 0 if exact or first == "unroll" else too_many(graph)
-        if both and not many:
+        many = too_many(graph) if both and first == "scan" and not exact else 0
+        if many:
+            notes.append(UNTRIED.format(many, "--exact"))
+        elif both:
             other = price("unroll" if first == "scan" else "scan")
-        notes += [UNTRIED.format(many, "--exact")] if both and many else []
         notes += OF_SHORT if chosen.how == "extrapolated" else ()
         notes += OF_GPUS if topology.chip.platform == "cuda" else ()
     except NoCompilerError as error:

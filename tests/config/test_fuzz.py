@@ -26,7 +26,7 @@ GOLDEN = Path(__file__).with_name("golden")
 SHIPPED = sorted(shipped().rglob("*.yaml"))
 ALWAYS = [file for file in SHIPPED if "zoo" not in file.parts]
 """Those of the zoo take longer to check."""
-SECONDS = 5.0
+SECONDS = 2.0
 
 Check = Callable[[str, Path], Any]
 

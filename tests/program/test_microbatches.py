@@ -18,6 +18,7 @@ from fusekit.program import Program
 from fusekit.stream import Stream
 from tests.support import toys
 from tests.support.compilations import compilations
+from tests.support.meshes import CUBE
 from tests.support.often import often
 from tests.support.training import assert_close, distance, gradients, trained
 
@@ -95,9 +96,6 @@ def batch(seed=0, size=16):
 
 
 BATCHES = [batch(0), batch(1)]
-
-
-CUBE = {"data": 2, "fsdp": 2, "tensor": 2}
 
 
 @pytest.fixture(scope="module")

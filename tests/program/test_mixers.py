@@ -18,6 +18,8 @@ from tests.support.training import assert_close, distance, gradients, trained
 SMALL = {"depth": 6, "mlp_ratio": 1, "scan": {"states": 4}}
 HYBRID = {**SMALL, "mixer": ["ssd", "ssd", "attention"]}
 SGD = {"batch": 4, "steps": 3, "optimizer": {"type": "sgd", "momentum": 0.9}}
+CUT = [(True, CUBE), (False, CUBE), (True, {"sequence": 2, "tensor": 2})]
+"""Whether causal, and over which mesh."""
 
 
 def made(trunk=None, **more):
@@ -52,14 +54,7 @@ def test_mixers_repeat_and_periods_are_scanned():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("causal", "mesh"),
-    [
-        (True, CUBE),
-        (False, CUBE),
-        (True, {"sequence": 2, "tensor": 2}),
-    ],
-)
+@pytest.mark.parametrize(("causal", "mesh"), CUT)
 def test_meshes_give_what_one_device_gives(causal, mesh):
     """Heads and examples are cut, stored weights gathered; time is made whole where it is cut."""
     trunk = {**HYBRID, "depth": 3, "causal": causal, "readout": 1, "dropout": 0.1}
@@ -85,14 +80,7 @@ def test_a_stack_of_all_mixers_is_one_result_scanned_or_not():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("causal", "mesh"),
-    [
-        (True, CUBE),
-        (False, CUBE),
-        (True, {"sequence": 2, "tensor": 2}),
-    ],
-)
+@pytest.mark.parametrize(("causal", "mesh"), CUT)
 def test_meshes_cut_the_channels_of_selective_scans(causal, mesh):
     trunk = {**SMALL, "depth": 2, "mixer": ["selective", "attention"], "causal": causal}
     experiment = made({**trunk, "readout": 1, "dropout": 0.1}, mesh={"layers": "unroll"})

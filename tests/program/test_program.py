@@ -13,10 +13,10 @@ from fusekit.layout import Layout
 from fusekit.program import Program
 from fusekit.stream import Stream
 from tests.support import strategies, toys
+from tests.support.meshes import CUBE
 from tests.support.often import often
 
 GRAPH = resolve(toys.two_stacks(depth=6))
-CUBE = {"data": 2, "fsdp": 2, "tensor": 2}
 
 
 def train(program, steps=3, seed=0):

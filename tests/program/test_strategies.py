@@ -11,10 +11,10 @@ from fusekit.layout import Layout
 from fusekit.program import Program
 from tests.support import strategies
 from tests.support.compilations import compilations
+from tests.support.meshes import CUBE
 from tests.support.often import often
 from tests.support.training import arrays, distance, gradients
 
-CUBE = {"data": 2, "fsdp": 2, "tensor": 2}
 ROUTED = {"data": 2, "fsdp": 2, "expert": 2}
 OFTEN = ("bottleneck", "tokens", "experts")
 
